@@ -1,0 +1,1 @@
+"""What runs on the GPUs and on Ray: tokenizer, model, engine, replica, router. Never imports services."""

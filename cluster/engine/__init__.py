@@ -1,0 +1,1 @@
+"""Continuous batching over paged KV: sequences, block manager, scheduler, sampler, runner, engine."""

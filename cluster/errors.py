@@ -1,0 +1,190 @@
+"""Every error of the project, sorted by who can act on it.
+
+ClusterError
+├── CallerError                the caller must change the request (HTTP 4xx)
+│   ├── InvalidRequestError        a field is wrong; names it
+│   ├── ContextLengthExceededError prompt and requested output do not fit the context
+│   ├── InvalidKeyError            no, wrong, revoked or malformed API key
+│   ├── NotFoundError              no such model, conversation, response or route for this tenant
+│   └── ConversationBusyError      another turn of the conversation is running
+├── RetryLaterError            the same request may succeed later (HTTP 429 / 503 with Retry-After)
+│   ├── OverloadedError            the engine's queue is full
+│   ├── NoReplicaError             no replica is alive, or none took the turn in time
+│   └── StoreUnavailableError      Redis is away; stored turns cannot be accepted
+├── TurnError                  a turn that had begun could not be finished
+│   ├── GenerationFailedError      the engine could not go on with this sequence (for instance NaN logits)
+│   ├── TurnMovedError             another owner has taken the turn over; read it from there
+│   ├── TurnLostError              the turn's record is gone; nothing more can be written
+│   └── DeadlineExceededError      the turn's own deadline passed
+├── ChannelError               the token channel between a replica and a turn's owner broke
+├── CheckpointError            a checkpoint folder cannot be served; names the file and the tensor
+└── ConfigurationError         a setting is wrong; names it
+
+Inner layers raise these; only ``services.gateway.problems`` knows HTTP. ``code`` is stable and part of the API.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ClusterError(Exception):
+    """Base of all errors of the project; ``str(error)`` is one sentence for the person who meets it."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+class CallerError(ClusterError):
+    """The caller must change the request."""
+
+    code = "invalid_request"
+
+
+class InvalidRequestError(CallerError):
+    """A field of the request is wrong.
+
+    Attributes:
+        param: dotted name of the field, as the caller wrote it.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextLengthExceededError(CallerError):
+    """Prompt and requested output together do not fit the model's context.
+
+    Attributes:
+        prompt_tokens: length of the encoded prompt.
+        max_tokens: requested output tokens (0 when the prompt alone is too long).
+        context_length: positions the model has.
+    """
+
+    code = "context_length_exceeded"
+
+    def __init__(self, *, prompt_tokens: int, max_tokens: int, context_length: int) -> None:
+        super().__init__(
+            f"This model's context is {context_length} tokens, but the request needs "
+            f"{prompt_tokens + max_tokens} ({prompt_tokens} in the messages, {max_tokens} for the answer). "
+            "Shorten the messages or lower max_tokens."
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_tokens = max_tokens
+        self.context_length = context_length
+
+
+class InvalidKeyError(CallerError):
+    """The API key is missing, malformed, unknown or revoked. Says nothing about which."""
+
+    code = "invalid_api_key"
+
+
+class NotFoundError(CallerError):
+    """The named thing does not exist for this tenant.
+
+    Attributes:
+        kind: ``model``, ``conversation``, ``response`` or ``route``.
+        name: what was asked for.
+    """
+
+    code = "not_found"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"No {kind} {name!r} was found.")
+        self.kind = kind
+        self.name = name
+
+
+class ConversationBusyError(CallerError):
+    """Another turn of the same conversation is running.
+
+    Attributes:
+        active: id of the running turn's response.
+    """
+
+    code = "conversation_busy"
+
+    def __init__(self, active: str) -> None:
+        super().__init__(f"The conversation is busy with {active}; wait for it to end, then send the turn again.")
+        self.active = active
+
+
+class RetryLaterError(ClusterError):
+    """The same request may succeed later.
+
+    Attributes:
+        retry_after_s: seconds after which a retry is sensible.
+    """
+
+    code = "retry_later"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(RetryLaterError):
+    """The queue is full."""
+
+    code = "overloaded"
+
+
+class NoReplicaError(RetryLaterError):
+    """No replica is alive, or none accepted the turn within its deadline."""
+
+    code = "no_replica"
+
+
+class StoreUnavailableError(RetryLaterError):
+    """The conversation store does not answer."""
+
+    code = "history_unavailable"
+
+
+class TurnError(ClusterError):
+    """A turn that had begun could not be finished."""
+
+    code = "turn_failed"
+
+
+class GenerationFailedError(TurnError):
+    """The engine could not go on with this sequence."""
+
+    code = "generation_failed"
+
+
+class TurnMovedError(TurnError):
+    """Another owner holds the turn's lease."""
+
+    code = "turn_moved"
+
+
+class TurnLostError(TurnError):
+    """The turn's record is gone."""
+
+    code = "turn_lost"
+
+
+class DeadlineExceededError(TurnError):
+    """The turn's own deadline passed before it ended."""
+
+    code = "deadline_exceeded"
+
+
+class ChannelError(ClusterError):
+    """The token channel between a replica and a turn's owner broke or could not be opened."""
+
+    code = "channel_unreachable"
+
+
+class CheckpointError(ClusterError):
+    """A checkpoint folder cannot be served. The message names the file and, where there is one, the tensor."""
+
+    code = "invalid_checkpoint"
+
+
+class ConfigurationError(ClusterError):
+    """A setting is wrong. The message names it and says what is allowed."""
+
+    code = "invalid_configuration"

@@ -1,0 +1,1 @@
+"""The Ray Serve deployment around an engine, and the token channel to the owners of its turns."""

@@ -1,0 +1,1 @@
+"""SentencePiece with the nine specials, the chat template as ids, and incremental decoding. No torch."""

@@ -1,0 +1,1 @@
+"""What runs beside the GPUs: gateway, turns, conversations, tenants, backends, command line."""

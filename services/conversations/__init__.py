@@ -1,0 +1,1 @@
+"""Conversations and turn records: values, key map, and the stores that keep them."""

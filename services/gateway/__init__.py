@@ -1,0 +1,1 @@
+"""The HTTP side: schemas, routes, server-sent events, errors, keys."""

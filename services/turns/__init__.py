@@ -1,0 +1,1 @@
+"""A turn from request to recorded answer: prompt, generation, projection, journal, commit."""

@@ -1,0 +1,119 @@
+"""A turn as its caller sees it: what goes in, and the numbered events that come out.
+
+Events are a pure projection of (request, ids, finish), so their numbers never depend on batching, frames or replicas:
+one delta per id that completes text. ``crc`` is the CRC-32 of the ids so far (u32 little endian).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.protocol import FinishReason, Served, Usage
+
+
+class Role(StrEnum):
+    """Who speaks. The model's own four roles; the gateway maps OpenAI's names onto them."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    OBSERVATION = "observation"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a request."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """What a caller may choose. None: the default of ChatGLM3 (temperature and top_p 0.8, top_k 50) or the context's end."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTurn:
+    """A stateless turn: the whole history comes with the request."""
+
+    tenant: str
+    request_id: str
+    messages: tuple[Message, ...]
+    options: GenerationOptions = GenerationOptions()
+    cache_key: str | None = None  # OpenAI's prompt_cache_key
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """A turn of a conversation whose history the store keeps. ``conversation`` None begins a new, unlisted line."""
+
+    tenant: str
+    request_id: str
+    input: tuple[Message, ...]
+    conversation: str | None = None
+    instructions: str | None = None  # a system message for this turn only
+    options: GenerationOptions = GenerationOptions()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class EventKind(StrEnum):
+    """In order of appearance. A turn ends with exactly one of the last four."""
+
+    CREATED = "created"
+    IN_PROGRESS = "in_progress"
+    ITEM_ADDED = "item_added"
+    PART_ADDED = "part_added"
+    TEXT_DELTA = "text_delta"
+    TEXT_DONE = "text_done"
+    PART_DONE = "part_done"
+    ITEM_DONE = "item_done"
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """How a turn ended."""
+
+    reason: FinishReason
+    text: str
+    ids: tuple[int, ...]  # decode to exactly ``text`` (leading white space aside); no stop ids
+    usage: Usage
+    error_code: str = ""
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEvent:
+    """One numbered event. ``text`` is the delta of TEXT_DELTA and the whole text of the *_DONE events."""
+
+    seq: int
+    crc: int
+    kind: EventKind
+    text: str = ""
+    result: TurnResult | None = None  # only on the last event
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """Before the numbered events: the turn was accepted and a replica serves it. Headers are written from this."""
+
+    response_id: str  # resp_… of a stored turn; "" for a stateless one
+    item_id: str  # msg_… of the answer
+    conversation: str | None
+    served: Served
+    seed: int
+    prompt_tokens: int
+    created_at: int  # unix seconds
