@@ -158,7 +158,7 @@ class ConversationStore(Protocol):
 
 
 class IdIndex(Protocol):
-    """Sampled ids of answers given to stateless callers, so that an unchanged text gets its ids (and its KV) back.
+    """Sampled ids of answers to stateless callers, so that an unchanged text gets its ids (and its KV) back.
 
     Keys are opaque (already hashed with the tenant); entries expire. A lost entry costs a prefill, so errors are misses.
     """

@@ -31,7 +31,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """What a caller may choose. None: the default of ChatGLM3 (temperature and top_p 0.8, top_k 50) or the context's end."""
+    """What a caller may choose.
+
+    None is the default: ChatGLM3's own (temperature and top_p 0.8, top_k 50), a drawn seed, the context's end.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
