@@ -160,7 +160,7 @@ class ConversationStore(Protocol):
 class IdIndex(Protocol):
     """Sampled ids of answers to stateless callers, so that an unchanged text gets its ids (and its KV) back.
 
-    Keys are opaque (already hashed with the tenant); entries expire. A lost entry costs a prefill, so errors are misses.
+    Keys are opaque (already hashed with the tenant); entries expire. A lost entry costs a prefill: errors are misses.
     """
 
     async def get(self, keys: Sequence[bytes]) -> list[list[int] | None]:
