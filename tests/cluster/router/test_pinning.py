@@ -1,0 +1,81 @@
+"""The pinning policy: who is asked first, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.router.pinning import Candidate, Wish, order, preferred, reason
+
+
+def replicas(number: int, **loads: int) -> list[Candidate]:
+    """Replicas r0, r1, … with the given loads and a capacity of 8."""
+    return [Candidate(f"r{rank}", rank, loads.get(f"r{rank}", 0), 8) for rank in range(number)]
+
+
+def test_the_hint_comes_first_while_it_lives() -> None:
+    """A conversation follows its KV, whatever the hash says."""
+    assert order(replicas(5), Wish("key", hint="r3"))[0].incarnation == "r3"
+
+
+def test_a_full_replica_is_passed_over_in_rendezvous_order() -> None:
+    """The second choice of the same hash takes the turn."""
+    first, second = (c.incarnation for c in order(replicas(5), Wish("key"))[:2])
+    assert order(replicas(5, **{first: 8}), Wish("key"))[0].incarnation == second
+
+
+def test_load_below_capacity_never_moves_a_conversation() -> None:
+    """Load relative to the others does not matter."""
+    first = preferred(replicas(5), Wish("key"))
+    assert order(replicas(5, **{first: 7}), Wish("key"))[0].incarnation == first
+
+
+def test_an_avoided_replica_is_the_last_resort() -> None:
+    """It still serves when nobody else is there."""
+    wish = Wish("key", hint="r1", avoid=("r1",))
+    assert order(replicas(3), wish)[-1].incarnation == "r1"
+    assert [c.incarnation for c in order(replicas(2)[1:], wish)] == ["r1"]
+
+
+def test_turns_without_a_key_go_where_least_runs() -> None:
+    """Nothing is cached for them anywhere."""
+    assert order(replicas(3, r0=2, r1=1, r2=3), Wish(""))[0].incarnation == "r1"
+
+
+def test_a_replacement_with_the_same_rank_keeps_the_conversations() -> None:
+    """The hash is over ranks, not over incarnations."""
+    before, after = replicas(4), [*replicas(4)[:3], Candidate("new", 3, 0, 8)]
+    for key in map(str, range(200)):
+        was, now = preferred(before, Wish(key)), preferred(after, Wish(key))
+        assert now == ("new" if was == "r3" else was)
+
+
+@given(st.integers(2, 16), st.integers(0, 15), st.lists(st.text(min_size=1), min_size=1, max_size=20))
+def test_removing_a_replica_moves_only_its_own_conversations(number: int, victim: int, keys: list[str]) -> None:
+    """Everybody else stays where they were."""
+    gone = f"r{victim % number}"
+    rest = [c for c in replicas(number) if c.incarnation != gone]
+    for key in keys:
+        was = preferred(replicas(number), Wish(key))
+        assert was == gone or preferred(rest, Wish(key)) == was
+
+
+def test_conversations_spread_evenly() -> None:
+    """8,000 keys over 8 ranks: none holds a fifth more or less than its share."""
+    share = Counter(preferred(replicas(8), Wish(str(key))) for key in range(8000))
+    assert max(share.values()) < 1200
+    assert min(share.values()) > 800
+
+
+def test_reasons_say_what_happened() -> None:
+    """Kept, passed over for load, or moved because the holder is gone."""
+    hinted = Wish("key", hint="r1")
+    assert reason(hinted, first="r1", hint_alive=True, chosen="r1") == "pinned"
+    assert reason(hinted, first="r1", hint_alive=True, chosen="r2") == "spilled"
+    assert reason(hinted, first="r2", hint_alive=False, chosen="r2") == "moved"
+    assert reason(Wish("key"), first="r0", hint_alive=False, chosen="r0") == "pinned"
+    assert reason(Wish("key"), first="r0", hint_alive=False, chosen="r2") == "spilled"
+    assert reason(Wish("key", avoid=("r0",)), first="r1", hint_alive=False, chosen="r1") == "moved"
+    assert reason(Wish(""), first="r0", hint_alive=False, chosen="r2") == "placed"
