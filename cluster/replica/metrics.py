@@ -1,0 +1,51 @@
+"""What a replica reports about its engine."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from cluster.engine.client import EngineStats
+from cluster.metrics.families import Family, counter, gauge
+
+RATE_WINDOW_S = 5.0
+
+
+class EngineFamilies:
+    """Families from engine snapshots; keeps a short history of one counter to give a rate."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._history: deque[tuple[float, int]] = deque()
+
+    def __call__(self, stats: EngineStats) -> list[Family]:
+        """All families of one snapshot."""
+        return [
+            counter("chatglm_generated_tokens", "Tokens sampled by the engine.", stats.output_tokens),
+            counter("chatglm_prompt_tokens", "Prompt tokens of accepted turns.", stats.prompt_tokens),
+            counter("chatglm_cached_tokens", "Prompt tokens whose KV was in the cache.", stats.cached_tokens),
+            gauge("chatglm_tokens_per_second", "Tokens sampled per second, over 5 s.", self._rate(stats.output_tokens)),
+            gauge("chatglm_turns", "Turns in the engine.", _turns(stats), label="state"),
+            gauge("chatglm_pages", "KV pages by state.", _pages(stats), label="state"),
+            counter("chatglm_engine_steps", "Engine steps.", stats.steps),
+            counter("chatglm_preemptions", "Sequences that gave their pages up and started over.", stats.preemptions),
+            counter("chatglm_evicted_pages", "Cached pages given to others.", stats.evicted_pages),
+        ]
+
+    def _rate(self, tokens: int) -> float:
+        now = self._clock()
+        self._history.append((now, tokens))
+        while len(self._history) > 2 and now - self._history[1][0] >= RATE_WINDOW_S:
+            self._history.popleft()
+        then, before = self._history[0]
+        return (tokens - before) / (now - then) if now > then else 0.0
+
+
+def _turns(stats: EngineStats) -> dict[str, float]:
+    return {"running": stats.running, "waiting": stats.waiting}
+
+
+def _pages(stats: EngineStats) -> dict[str, float]:
+    free = stats.pages_total - stats.pages_active - stats.pages_cached
+    return {"active": stats.pages_active, "cached": stats.pages_cached, "free": free}
