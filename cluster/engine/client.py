@@ -49,6 +49,10 @@ class EngineClient(Protocol):
         """The latest snapshot."""
         ...
 
+    def stalled_for_s(self) -> float:
+        """Seconds since the last step ended while there is work; 0 when idle."""
+        ...
+
     async def stop(self) -> None:
         """Abort what runs and release the device."""
         ...

@@ -1,0 +1,37 @@
+"""What a replica needs to know to start. Read once by the composition root, passed down as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """Settings of one replica.
+
+    Attributes:
+        model_path: checkpoint folder in the published format, the same path on every node.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        threads: CPU threads of the engine's tensor operations; 0 leaves the library's choice.
+        kv_cache_bytes: memory of the page pool; None: what is left of the device.
+        page_size: tokens per page.
+        max_num_seqs: sequences in a batch; also the replica's soft capacity for the router.
+        max_batched_tokens: tokens of one engine step.
+        max_waiting: turns that may wait for the batch; more are refused.
+    """
+
+    model_path: str
+    device: str
+    dtype: str
+    threads: int
+    kv_cache_bytes: int | None
+    page_size: int = 16
+    max_num_seqs: int = 64
+    max_batched_tokens: int = 512
+    max_waiting: int = 256
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """What Serve may hand over at once: all that the engine can hold, so that turns never wait in Serve."""
+        return self.max_num_seqs + self.max_waiting

@@ -1,0 +1,82 @@
+"""The Ray Serve deployment of a replica: engine, token channel, health, routing facts and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import msgspec
+from ray import serve
+
+from cluster.engine.client import EngineClient
+from cluster.metrics.deployment import Reporter
+from cluster.protocol import GenerateRequest
+from cluster.replica.config import ReplicaConfig
+from cluster.replica.engine import build_engine
+from cluster.replica.metrics import EngineFamilies
+from cluster.replica.outcome import encode_outcome
+from cluster.replica.turns import ReplicaTurns
+from cluster.router.pinning import Wish, reason
+
+SECRET_VARIABLE = "CHATGLM_CHANNEL_SECRET"  # noqa: S105 - the name of the variable, not a secret
+STALL_LIMIT_S = 60.0
+LOAD_STEP = 8  # published load is rounded up to this, so that Serve's broadcasts stay rare
+
+
+class Replica:
+    """One model replica. Callers use ``generate`` through a handle and read tokens from the channel."""
+
+    async def __init__(self, config: ReplicaConfig) -> None:  # type: ignore[misc] # Serve awaits it
+        """Load the checkpoint; Serve counts the replica as ready when this returns."""
+        context = serve.get_replica_context()
+        self._incarnation = context.replica_id.unique_id
+        self._engine: EngineClient = build_engine(config)
+        secret = os.environ[SECRET_VARIABLE].encode()
+        self._turns = ReplicaTurns(self._engine, incarnation=self._incarnation, secret=secret)
+        self._decoder = msgspec.msgpack.Decoder(GenerateRequest)
+        await self._turns.start()
+        families = EngineFamilies()
+        self._reporter = Reporter(f"replica-{self._incarnation}", lambda: families(self._engine.stats()))
+        self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
+
+    async def generate(self, payload: bytes, *, route: dict[str, Any]) -> bytes:
+        """Run one attempt.
+
+        Args:
+            payload: MessagePack of ``GenerateRequest``.
+            route: what the router was asked and what it found, see ``ConversationRouter``.
+
+        Returns:
+            MessagePack of ``cluster.replica.outcome.Outcome``.
+        """
+        request = self._decoder.decode(payload)
+        wish = Wish(route.get("pin_key", ""), route.get("hint", ""), route.get("avoid", ()))
+        why = reason(
+            wish, first=route.get("first", ""), hint_alive=route.get("hint_alive", False), chosen=self._incarnation
+        )
+        return encode_outcome(await self._turns.generate(request, rank=self._rank(), why=why))
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Facts the routers learn once."""
+        return {"rank": self._rank()}
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Facts the routers learn about once a second."""
+        stats = self._engine.stats()
+        return {"rank": self._rank(), "load": -(-(stats.running + stats.waiting) // LOAD_STEP) * LOAD_STEP}
+
+    def check_health(self) -> None:
+        """Raises when the engine has stopped stepping although there is work."""
+        stalled_s = self._engine.stalled_for_s()
+        if stalled_s > STALL_LIMIT_S:
+            raise RuntimeError(f"the engine has not finished a step for {stalled_s:.0f} s although turns are waiting")
+
+    async def __del__(self) -> None:
+        """Serve awaits this once the last turn has ended."""
+        self._reporting.cancel()
+        await self._turns.stop()
+
+    @staticmethod
+    def _rank() -> int:
+        return int(serve.get_replica_context().rank.rank)
