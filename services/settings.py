@@ -1,0 +1,70 @@
+"""Settings of a cluster: command-line options over environment variables (``CHATGLM_…``) over defaults, read once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cluster.errors import ConfigurationError
+
+ENV_PREFIX = "CHATGLM_"
+
+DEFAULT_STATE_DIR = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "chatglm-cluster"
+
+
+class ClusterSettings(BaseSettings):
+    """Everything ``chatglm-cluster up`` can be told."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, protected_namespaces=())
+
+    model: Path | None = Field(None, description="checkpoint folder; none: a small random one is made")
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "chatglm3"
+    replicas: Annotated[int, Field(ge=1, le=1024)] = 2
+    gateways: Annotated[int, Field(ge=1, le=1024)] = 1
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    redis_url: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    state_dir: Path = DEFAULT_STATE_DIR
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="KV pool per replica; none: 0.25 on CPU, what is left of the GPU else"
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads per replica; 0: cores / replicas")
+    max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
+    max_batched_tokens: Annotated[int, Field(ge=16, le=65536)] = 512
+    max_waiting: Annotated[int, Field(ge=0)] = 256
+    history_ttl_days: Annotated[float, Field(gt=0)] = 30
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("state_dir", "model")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().resolve() if value is not None else None
+
+
+def read_settings(**options: Any) -> ClusterSettings:
+    """Settings from options (None: not given) and the environment.
+
+    Raises:
+        ConfigurationError: one sentence that names the first wrong setting, as an option and as a variable.
+    """
+    try:
+        return ClusterSettings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(
+            f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) is wrong: {message[0].lower()}{message[1:]}, "
+            f"got {first['input']!r}."
+        ) from error
