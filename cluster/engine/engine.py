@@ -46,6 +46,11 @@ class Engine:
         """Whether ``step`` would compute or report something."""
         return self.scheduler.has_work
 
+    @property
+    def attempts(self) -> list[int]:
+        """The attempts that have not ended."""
+        return self.scheduler.attempts
+
     def submit(self, request: GenerateRequest) -> None:
         """Queue a request. Raises what ``Scheduler.add`` raises, before anything is computed."""
         self.scheduler.add(request, self._clock())
@@ -64,6 +69,10 @@ class Engine:
             else:
                 self.scheduler.update(batch, result)
         return self.scheduler.take_outputs()
+
+    def abandon(self, error: str) -> list[StepOutput]:
+        """The last events of every attempt, failed with ``error``; the engine must not be used afterwards."""
+        return self.scheduler.abandon(error)
 
     def _run(self, batch: Batch) -> StepResult | None:
         try:

@@ -72,6 +72,11 @@ class Scheduler:
         self._blocked: tuple[int, int] | None = None  # attempt at the head that did not fit, and the headroom then
 
     @property
+    def attempts(self) -> list[int]:
+        """The attempts that have not ended."""
+        return list(self._sequences)
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would compute or report something."""
         return bool(self._sequences or self._outputs)
@@ -105,11 +110,11 @@ class Scheduler:
             self._finish(seq, FinishReason.ABORTED)
             self._drop_finished()
 
-    def fail_all(self, error: str) -> None:
-        """End every attempt as failed."""
-        for seq in list(self._sequences.values()):
-            self._finish(seq, FinishReason.FAILED, error)
-        self._drop_finished()
+    def abandon(self, error: str) -> list[StepOutput]:
+        """The last events of every attempt when the engine cannot go on. Pages are not looked at: they may be wrong."""
+        finishes = [(seq.attempt, seq.finish(FinishReason.FAILED, error)) for seq in self._sequences.values()]
+        self._sequences.clear()
+        return [*self.take_outputs(), *finishes]
 
     def take_outputs(self) -> list[StepOutput]:
         """The events since the last call, in order."""

@@ -29,6 +29,7 @@ class Sequence:
     """One attempt inside the engine.
 
     Attributes:
+        num_forced: output ids that an earlier attempt emitted.
         token_ids: prompt and output ids so far, int32; an array, so that slices become numpy and bytes for free.
         arrival: orders sequences; a smaller number came earlier.
         deadline_at: on the engine's clock, in seconds; infinity without a deadline.
@@ -42,6 +43,7 @@ class Sequence:
     attempt: int
     arrival: int
     num_prompt: int
+    num_forced: int
     token_ids: array[int]
     sampling: SamplingParams
     stop_ids: frozenset[int]
@@ -64,6 +66,7 @@ class Sequence:
             attempt=request.attempt,
             arrival=arrival,
             num_prompt=len(request.prompt_ids),
+            num_forced=len(request.output_ids),
             token_ids=array("i", request.prompt_ids + request.output_ids),
             sampling=request.sampling,
             stop_ids=frozenset(request.sampling.stop_ids),
@@ -96,10 +99,11 @@ class Sequence:
         return uniform(self.sampling.seed, len(self.token_ids) - self.num_prompt)
 
     def append(self, token_id: int) -> Tokens:
-        """Take a drawn id into the output; returns the event that emits it."""
+        """Take a drawn id into the output; returns the event that emits it (the first one tells what was cached)."""
         start = self.num_outputs
         self.token_ids.append(token_id)
-        return Tokens(start=start, ids=[token_id])
+        is_first = start == self.num_forced
+        return Tokens(start=start, ids=[token_id], cached_tokens=self.cached_tokens if is_first else None)
 
     def skip_cached(self, num_tokens: int) -> int:
         """Count tokens found in the cache as computed; returns how many of them answer for the prompt's usage."""

@@ -1,0 +1,207 @@
+"""An engine in a thread of its own, spoken to from one event loop.
+
+The loop never touches the engine: it leaves commands in an inbox, which the thread empties between steps and sleeps on
+when there is nothing to compute. Answers travel back by ``call_soon_threadsafe``, all events of a step in one call.
+The thread is not a daemon, because a device must not be torn down under a running kernel: whoever starts an engine
+stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+import structlog
+
+from cluster.engine.client import EngineClient, EngineStats, Sink, StepOutput
+from cluster.engine.config import EngineConfig
+from cluster.engine.engine import Engine
+from cluster.engine.plan import Runner
+from cluster.errors import ClusterError, NoReplicaError, OverloadedError
+from cluster.protocol import GenerateRequest
+
+ENGINE_CRASHED = "engine_crashed"
+
+log = structlog.get_logger(__name__)
+
+_Command = Callable[[Engine], None]
+
+
+class ThreadedEngine(EngineClient):
+    """``EngineClient`` over a runner that is built, used and dropped in one thread.
+
+    All methods are called on the loop that called ``start``; ``stats`` and ``stalled_for_s`` from anywhere.
+
+    Attributes:
+        failures_in_a_row: as ``Engine.failures_in_a_row`` after the latest step; a health check may read it.
+    """
+
+    def __init__(self, make_runner: Callable[[], Runner], config: EngineConfig) -> None:
+        """``make_runner`` loads the model; it runs in the engine's thread, so the loop stays responsive."""
+        self._make_runner = make_runner
+        self._config = config
+        self._inbox: SimpleQueue[_Command | None] = SimpleQueue()  # None ends the thread
+        self._pending: set[asyncio.Future[None]] = set()  # submits that the thread has not answered
+        self._thread: Thread | None = None
+        self._is_open = False
+        self._stats = EngineStats()
+        self._busy_since: float | None = None
+        self._has_crashed = False
+        self.failures_in_a_row = 0
+
+    async def start(self, sink: Sink) -> None:
+        """Load and begin to step. Raises what the runner's factory raises, or ConfigurationError."""
+        if self._thread is not None:
+            raise RuntimeError("An engine starts once.")
+        self._loop = asyncio.get_running_loop()
+        self._sink = sink
+        loaded: asyncio.Future[None] = self._loop.create_future()
+        self._thread = Thread(target=self._main, args=(loaded,), name="engine")
+        self._thread.start()
+        self._is_open = True
+        try:
+            await loaded
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def submit(self, request: GenerateRequest) -> None:
+        """Queue a request; returns once the engine has accepted it, between two steps.
+
+        Raises:
+            InvalidRequestError, ContextLengthExceededError, OverloadedError: as ``Scheduler.add``.
+            NoReplicaError: the engine has stopped.
+        """
+        self._require_open()
+        if len(self._pending) >= self._config.max_waiting:  # the thread is in a long step; keep the inbox bounded
+            raise OverloadedError("The engine's inbox is full.", retry_after_s=max(1.0, self.stalled_for_s()))
+        answer: asyncio.Future[None] = self._loop.create_future()
+        self._pending.add(answer)
+        answer.add_done_callback(self._pending.discard)
+        self._inbox.put(partial(self._accept, request, answer))
+        try:
+            await answer
+        except asyncio.CancelledError:
+            await self.abort(request.attempt)  # it may be accepted already; the inbox keeps the order
+            raise
+
+    async def abort(self, attempt: int) -> None:
+        """End an attempt before the next step; its Finish comes through the sink. Unknown attempts are ignored."""
+        if self._is_open:
+            self._inbox.put(partial(Engine.abort, attempt=attempt))
+
+    def stats(self) -> EngineStats:
+        """The snapshot taken after the latest step."""
+        return self._stats
+
+    def stalled_for_s(self) -> float:
+        """Seconds since the last step ended while there is work; 0 when idle, infinity when the thread has died."""
+        if self._has_crashed:
+            return math.inf
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def stop(self) -> None:
+        """Abort what runs, report it through the sink, and join the thread. Waits for the step under way."""
+        if self._is_open:
+            self._is_open = False
+            self._inbox.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)  # the thread's last events reach the sink before this returns
+
+    def _require_open(self) -> None:
+        if not self._is_open or self._has_crashed:
+            raise _not_running()
+
+    def _refuse_pending(self) -> None:
+        for answer in list(self._pending):
+            _fail(answer, _not_running())
+
+    # -- in the thread ----------------------------------------------------------------------------------------------
+
+    def _main(self, loaded: asyncio.Future[None]) -> None:
+        try:
+            engine = Engine(self._make_runner(), self._config)
+        except BaseException as error:  # noqa: BLE001 -- start() raises it
+            self._post(partial(_fail, loaded, error))
+            return
+        self._stats = engine.stats()
+        self._post(partial(_answer, loaded))
+        try:
+            self._serve(engine)
+        except BaseException:  # noqa: BLE001 -- nobody is above; every open attempt must hear of it
+            # Formatted here: exception() may be configured to render local variables, and those hold prompts.
+            log.error("engine.crashed", traceback=traceback.format_exc())  # noqa: TRY400
+            self._has_crashed = True
+            self._deliver(engine.abandon(ENGINE_CRASHED))
+            self._post(self._refuse_pending)
+        finally:
+            self._busy_since = None
+
+    def _serve(self, engine: Engine) -> None:
+        while self._obey(engine):
+            if engine.has_work:
+                self._busy_since = time.monotonic()
+                self._step(engine)
+        for attempt in engine.attempts:
+            engine.abort(attempt)
+        self._step(engine)
+
+    def _step(self, engine: Engine) -> None:
+        outputs = engine.step()
+        self._stats = engine.stats()
+        self.failures_in_a_row = engine.failures_in_a_row
+        self._deliver(outputs)
+
+    def _obey(self, engine: Engine) -> bool:
+        """Carry out the inbox, sleeping until there is work; False when it is time to end."""
+        if not engine.has_work:
+            self._busy_since = None
+            command = self._inbox.get()
+            if command is None:
+                return False
+            command(engine)
+        try:
+            while (command := self._inbox.get_nowait()) is not None:
+                command(engine)
+        except Empty:
+            return True
+        return False
+
+    def _accept(self, request: GenerateRequest, answer: asyncio.Future[None], engine: Engine) -> None:
+        try:
+            engine.submit(request)
+        except ClusterError as error:
+            self._post(partial(_fail, answer, error))
+        else:
+            self._post(partial(_answer, answer))
+
+    def _deliver(self, outputs: list[StepOutput]) -> None:
+        if outputs:
+            self._post(partial(self._sink, outputs))
+
+    def _post(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:  # the loop is closed: its owner forgot to stop us, and nobody is left to hear
+            self._inbox.put(None)
+
+
+def _answer(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _not_running() -> NoReplicaError:
+    return NoReplicaError("The engine is not running.", retry_after_s=1.0)
