@@ -22,7 +22,7 @@ class Verdict(StrEnum):
     BUSY = "busy"  # begin: another turn is active and its lease lives
     EXPIRED = "expired"  # begin: another turn is active, but its owner is gone; claim and commit it first
     VERSION = "version"  # begin: the line has moved on since it was loaded
-    EXISTS = "exists"  # begin: this very turn was already begun (a repeated call)
+    EXISTS = "exists"  # begin: this very turn has ended, or another owner runs it (its own owner hears OK again)
     LIVE = "live"  # claim: its owner still lives
     TERMINAL = "terminal"  # claim: it has ended
     GAP = "gap"  # note: ids are missing before these; ``have`` says how many are held
@@ -125,7 +125,7 @@ class ConversationStore(Protocol):
         ...
 
     async def begin(self, begin: Begin) -> Reply:
-        """OK, BUSY, EXPIRED, VERSION, EXISTS, GONE or ABSENT."""
+        """OK (again for the same owner), BUSY, EXPIRED, VERSION, EXISTS, GONE or ABSENT."""
         ...
 
     async def claim(self, tenant: str, turn: str, *, owner: str, lease_s: float) -> Reply:
@@ -145,7 +145,7 @@ class ConversationStore(Protocol):
         ...
 
     async def journal(self, tenant: str, turn: str) -> list[int]:
-        """Ids journalled so far, in order."""
+        """Ids journalled so far, in order; none five minutes after the turn's end. Raises NotFoundError."""
         ...
 
     async def ping(self) -> None:

@@ -1,0 +1,93 @@
+"""The key map of conversations: every Redis key this package writes, with its time to live beside it.
+
+All keys of one root share the hash tag ``{<tenant>.<root>}``, hence one slot: a script may touch all of them at once.
+Tenant ids are checked here, again, because a brace or a dot in one would let it leave its own key space.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from services.conversations import ids
+
+SCHEMA: Final = "c1"  # version of names and values; a release that changes them reads both
+MAIN_LINE: Final = "main"  # a root's first line; branches will have names of their own
+
+HISTORY_TTL_S: Final = 30 * 86_400  # default of the setting; renewed by begin and commit
+TURN_SPARE_S: Final = 86_400  # a turn record outlives its deadline by this
+JOURNAL_SPARE_S: Final = 3_600  # a journal outlives its turn's deadline by this
+JOURNAL_END_S: Final = 300  # and its turn's end by this, for readers still tailing it
+GONE_TTL_S: Final = 86_400  # how long late writers meet a tombstone
+IDS_TTL_S: Final = 86_400  # sampled ids of stateless answers
+
+_TENANT: Final = re.compile(r"[a-z0-9-]{1,32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one root of one tenant.
+
+    Raises:
+        ValueError: the tenant id has a shape that must never have been let in.
+    """
+
+    tenant: str
+    root: str
+
+    def __post_init__(self) -> None:
+        if _TENANT.fullmatch(self.tenant) is None:
+            raise ValueError(f"tenant id {self.tenant[:40]!r} is not 1 to 32 of a-z, 0-9 and '-'")
+
+    @classmethod
+    def of_conversation(cls, tenant: str, conversation: str) -> Keys:
+        """Keys of a ``conv_…`` id. Raises NotFoundError for a malformed id."""
+        return cls(tenant, ids.conversation_root(conversation))
+
+    @classmethod
+    def of_turn(cls, tenant: str, turn: str) -> tuple[Keys, str]:
+        """Keys of a ``resp_…`` id, and its own part. Raises NotFoundError for a malformed id."""
+        root, part = ids.response_parts(turn)
+        return cls(tenant, root), part
+
+    @property
+    def line(self) -> str:
+        """Hash: ver, active, fence, created, meta, hint. History TTL."""
+        return self._named(f"line:{MAIN_LINE}")
+
+    @property
+    def items(self) -> str:
+        """List of item ids, oldest first. History TTL."""
+        return self._named(f"items:{MAIN_LINE}")
+
+    @property
+    def item(self) -> str:
+        """Hash: item id → msgpack Item. Shared by all lines of the root. History TTL."""
+        return self._named("item")
+
+    @property
+    def index(self) -> str:
+        """Set of the root's lines and turns, for erasure. History TTL."""
+        return self._named("ix")
+
+    @property
+    def gone(self) -> str:
+        """Set of erased lines and turns, or ``*`` for all: late writers may not make them anew. GONE_TTL_S."""
+        return self._named("gone")
+
+    def turn(self, part: str) -> str:
+        """Hash, the record of one turn. Deadline + TURN_SPARE_S; history TTL once terminal."""
+        return self._named(f"turn:{part}")
+
+    def journal(self, part: str) -> str:
+        """Stream of ids, entry id ``<n>-0`` with n ids so far. Deadline + JOURNAL_SPARE_S; JOURNAL_END_S at the end."""
+        return self._named(f"j:{part}")
+
+    def _named(self, suffix: str) -> str:
+        return f"{SCHEMA}:{{{self.tenant}.{self.root}}}:{suffix}"
+
+
+def ids_key(key: bytes) -> str:
+    """String: u32 ids of one stateless answer. IDS_TTL_S. The key is hashed with its tenant already, by its maker."""
+    return f"{SCHEMA}:ids:{{{key.hex()}}}"

