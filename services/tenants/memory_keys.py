@@ -1,0 +1,58 @@
+"""The KeyStore of one process, for tests and for a gateway without Redis."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from cluster.errors import InvalidRequestError, NotFoundError
+from services.tenants.keys import KeyInfo, KeyRecord, make_key
+
+
+class MemoryKeyStore:
+    """See ``KeyStore``."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, KeyRecord] = {}
+        self._version = 0
+
+    async def create(self, tenant: str, name: str) -> tuple[KeyInfo, str]:
+        """Make a key; its text is shown once. Raises InvalidRequestError."""
+        record, text = make_key(tenant, name, created_at=int(time.time()))
+        self._records[record.info.id] = record
+        self._version += 1
+        return record.info, text
+
+    async def list(self) -> list[KeyInfo]:
+        """All keys, revoked ones too, oldest first."""
+        infos = [record.info for record in self._records.values()]
+        return sorted(infos, key=lambda info: (info.created_at, info.id))
+
+    async def revoke(self, key_id: str) -> None:
+        """Make a key useless; revoking it again changes nothing. Raises NotFoundError."""
+        record = self._record(key_id)
+        if record.info.revoked_at is None:
+            self._records[key_id] = replace(record, info=replace(record.info, revoked_at=int(time.time())))
+        self._version += 1
+
+    async def rotate(self, key_id: str) -> tuple[KeyInfo, str]:
+        """Replace a key by a new one. Raises NotFoundError, or InvalidRequestError for a revoked key."""
+        old = self._record(key_id).info
+        if old.revoked_at is not None:
+            raise InvalidRequestError(f"Key {key_id} is revoked already.", param="key_id")
+        await self.revoke(key_id)
+        return await self.create(old.tenant, old.name)
+
+    async def find(self, key_id: str) -> KeyRecord | None:
+        """The record of one key."""
+        return self._records.get(key_id)
+
+    async def version(self) -> int:
+        """A number that differs after each change."""
+        return self._version
+
+    def _record(self, key_id: str) -> KeyRecord:
+        record = self._records.get(key_id)
+        if record is None:
+            raise NotFoundError("key", key_id)
+        return record
