@@ -1,0 +1,35 @@
+"""Who asks: the bearer key of a request → its tenant.
+
+It runs before the body is read, so a stranger cannot make the gateway parse anything.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from services.gateway.deps import Deps, TenantLike
+from services.gateway.summary import summary_of
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `sk-…`")
+
+
+async def current_tenant(
+    request: Request,
+    deps: Deps,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> TenantLike:
+    """The request's tenant.
+
+    Raises:
+        InvalidKeyError: no, wrong, revoked or malformed key.
+        StoreUnavailableError: the keys cannot be looked up now.
+    """
+    tenant = await deps.authenticator.authenticate(credentials.credentials if credentials else None)
+    summary_of(request.scope).tenant = tenant.id
+    return tenant
+
+
+CurrentTenant = Annotated[TenantLike, Depends(current_tenant)]

@@ -1,0 +1,22 @@
+"""What a gateway process needs to know to start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Settings of one gateway.
+
+    Attributes:
+        model_path: checkpoint folder, for tokenizer and configuration; weights are not read here.
+        model_name: the name clients ask for.
+        redis_url: where conversations and keys live.
+        history_ttl_s: how long an idle conversation is kept.
+    """
+
+    model_path: str
+    model_name: str
+    redis_url: str
+    history_ttl_s: int

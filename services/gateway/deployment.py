@@ -1,0 +1,145 @@
+"""The Ray Serve deployment of a gateway: puts the real parts together and gives them a beginning and an end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from cluster.errors import StoreUnavailableError
+from cluster.metrics.deployment import Reporter
+from cluster.metrics.families import CONTENT_TYPE
+from cluster.model.config import load_config
+from cluster.replica.deployment import SECRET_VARIABLE
+from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
+from services.backend.ray import RayBackend
+from services.conversations.redis_index import RedisIdIndex
+from services.conversations.redis_link import RedisLink
+from services.conversations.redis_store import RedisConversationStore
+from services.gateway.app import create_app
+from services.gateway.config import GatewayConfig
+from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
+from services.gateway.families import gateway_families
+from services.gateway.metrics import GatewayCounters
+from services.tenants.authenticator import Authenticator
+from services.tenants.redis_keys import RedisKeyStore
+from services.turns.service import TurnService
+from services.turns.settings import ServedModel
+
+STATUS_CACHE_S = 1.0
+
+
+class Gateway:
+    """One HTTP gateway. Serve calls ``__serve_build_asgi_app__`` once the constructor has returned."""
+
+    def __init__(self, config: GatewayConfig, replicas: DeploymentHandle[Any]) -> None:
+        context = serve.get_replica_context()
+        self._app_name = context.app_name
+        self._name = context.replica_id.unique_id
+        self._counters = GatewayCounters()
+        self._reporter = Reporter(f"gateway-{self._name}", self._families)
+        self._backend = RayBackend(
+            replicas, name=self._name, secret=os.environ[SECRET_VARIABLE].encode(), host=ray.util.get_node_ip_address()
+        )
+        self._link = RedisLink(config.redis_url)
+        self._store = RedisConversationStore(self._link, history_ttl_s=config.history_ttl_s)
+        self._index = RedisIdIndex(self._link)
+        self._authenticator = Authenticator(RedisKeyStore(self._link))
+        tokenizer = ChatGLM3Tokenizer.from_pretrained(config.model_path)
+        self._model = _served_model(config, tokenizer)
+        self._turns = TurnService(
+            backend=self._backend, store=self._store, index=self._index, tokenizer=tokenizer, model=self._model
+        )
+        self._replicas = ReplicaWatch(self._app_name)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application over the parts made by the constructor."""
+        model = self._model
+        return create_app(
+            GatewayDeps(
+                turns=self._turns,
+                store=self._store,
+                authenticator=self._authenticator,
+                models=(ModelInfo(model.name, int(time.time()), model.context_length, model.fingerprint),),
+                readiness=self._readiness,
+                metrics=self._metrics,
+                counters=self._counters,
+                lifespan=self._lifespan,
+            )
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._link.close)
+            stack.push_async_callback(self._index.close)
+            for part in (self._backend, self._authenticator, self._turns):
+                await part.start()
+                stack.push_async_callback(part.stop)
+            reporting = asyncio.get_running_loop().create_task(self._reporter.run())
+            stack.callback(reporting.cancel)
+            yield
+
+    def _families(self) -> list[Any]:
+        return gateway_families(self._turns.metrics, self._counters)
+
+    async def _metrics(self) -> tuple[bytes, str]:
+        return await self._reporter.text(), CONTENT_TYPE
+
+    async def _readiness(self) -> Readiness:
+        """Ready while a replica is: without Redis, chat completions still work."""
+        running = await self._replicas.running()
+        history = "ok"
+        try:
+            await self._store.ping()
+        except StoreUnavailableError:
+            history = "unavailable"
+        return Readiness(ready=running > 0, checks={"replicas": str(running), "history": history})
+
+
+class ReplicaWatch:
+    """How many model replicas run, as the Serve controller knows it; asked at most once a second."""
+
+    def __init__(self, app_name: str) -> None:
+        self._app_name = app_name
+        self._asked_at = -STATUS_CACHE_S
+        self._running = 0
+
+    async def running(self) -> int:
+        """Running replicas; the last known number when the controller does not answer."""
+        if time.monotonic() - self._asked_at >= STATUS_CACHE_S:
+            self._asked_at = time.monotonic()
+            with suppress(ray.exceptions.RayError, TimeoutError):
+                self._running = await asyncio.wait_for(asyncio.to_thread(self._ask), timeout=2)
+        return self._running
+
+    def _ask(self) -> int:
+        states = serve.status().applications[self._app_name].deployments["Replica"].replica_states
+        return int(states.get("RUNNING", 0))
+
+
+def _served_model(config: GatewayConfig, tokenizer: ChatGLM3Tokenizer) -> ServedModel:
+    folder = Path(config.model_path)
+    shape = load_config(folder)
+    return ServedModel(
+        name=config.model_name, context_length=shape.seq_length, fingerprint=_fingerprint(folder, tokenizer)
+    )
+
+
+def _fingerprint(folder: Path, tokenizer: ChatGLM3Tokenizer) -> str:
+    """Changes when configuration, tokenizer or weight files change; weights count by name and size, not by content."""
+    digest = hashlib.blake2b(tokenizer.fingerprint.encode(), digest_size=8)
+    digest.update((folder / "config.json").read_bytes())
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        digest.update(f"{file.name}:{file.stat().st_size}".encode())
+    return f"fp_{digest.hexdigest()}"

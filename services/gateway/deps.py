@@ -1,0 +1,116 @@
+"""What the gateway needs from outside, as one frozen value; the composition root fills it in.
+
+The gateway knows turns and keys only by the two protocols below, so any of their makers can be replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, cast
+
+from fastapi import Depends, Request
+
+from cluster.errors import NotFoundError
+from services.conversations.store import ConversationStore
+from services.gateway.metrics import GatewayCounters
+from services.turns.events import ChatTurn, StoredTurn, TurnEvent, TurnStarted
+
+TurnStream = AsyncGenerator[TurnStarted | TurnEvent, None]
+
+
+class Turns(Protocol):
+    """Runs turns. The first item is TurnStarted, then numbered events; closing the generator cancels the turn.
+
+    Typed errors are raised before the first item; later ones are the FAILED event.
+    """
+
+    def chat(self, turn: ChatTurn) -> TurnStream:
+        """A stateless turn."""
+        ...
+
+    def respond(self, turn: StoredTurn) -> TurnStream:
+        """A turn that the store keeps."""
+        ...
+
+
+class TenantLike(Protocol):
+    """Who asks."""
+
+    @property
+    def id(self) -> str:
+        """Prefixes every key of the store and salts the KV cache."""
+        ...
+
+
+class Authenticates(Protocol):
+    """Knows the keys."""
+
+    async def authenticate(self, bearer: str | None) -> TenantLike:
+        """The key's tenant. Raises InvalidKeyError or StoreUnavailableError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A served model. ``fingerprint`` changes with weights, tokenizer or template."""
+
+    id: str
+    created: int  # unix seconds
+    context_length: int  # tokens
+    fingerprint: str
+    owned_by: str = "chatglm-cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests would be served now; ``checks`` names each part and its state."""
+
+    ready: bool
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    """Bounds of one request."""
+
+    max_body_bytes: int = 4 * 2**20
+    keep_alive_s: float = 15.0  # silence after which a stream sends a comment
+    write_timeout_s: float = 30.0  # a client that blocks one write longer is dropped
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayDeps:
+    """Everything the gateway uses.
+
+    Attributes:
+        readiness: asked by ``/readyz``.
+        metrics: the cluster's snapshot, as (body, content type), for ``/metrics``.
+        lifespan: entered before the first request and left after the last.
+    """
+
+    turns: Turns
+    store: ConversationStore
+    authenticator: Authenticates
+    models: tuple[ModelInfo, ...]
+    readiness: Callable[[], Awaitable[Readiness]]
+    metrics: Callable[[], Awaitable[tuple[bytes, str]]]
+    limits: GatewayLimits = GatewayLimits()
+    counters: GatewayCounters = field(default_factory=GatewayCounters)
+    lifespan: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+
+    def model(self, name: str) -> ModelInfo:
+        """The model of that name. Raises NotFoundError."""
+        for model in self.models:
+            if model.id == name:
+                return model
+        raise NotFoundError("model", name)
+
+
+def deps_of(request: Request) -> GatewayDeps:
+    """What ``create_app`` was given."""
+    return cast("GatewayDeps", request.app.state.deps)
+
+
+Deps = Annotated[GatewayDeps, Depends(deps_of)]

@@ -1,0 +1,1 @@
+"""Turns' events as OpenAI's bytes."""

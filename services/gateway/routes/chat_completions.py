@@ -1,0 +1,41 @@
+"""``POST /v1/chat/completions``: stateless turns."""
+
+from __future__ import annotations
+
+import uuid
+from functools import partial
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from services.gateway.auth import CurrentTenant
+from services.gateway.body import read_body
+from services.gateway.deps import Deps
+from services.gateway.openapi import answers, body_of
+from services.gateway.rendering.chat import ChatRendering
+from services.gateway.reply import TurnReply
+from services.gateway.schemas.chat import ChatCompletionRequest
+from services.gateway.schemas.chat_completion import ChatCompletion
+from services.gateway.summary import summary_of
+
+router = APIRouter(tags=["chat"])
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    openapi_extra=body_of(ChatCompletionRequest),
+    responses=answers(ChatCompletion, 400, 401, 404, 413, 429, 503, is_streamed=True),
+)
+async def create_chat_completion(request: Request, deps: Deps, tenant: CurrentTenant) -> Response:
+    """Answer a chat whose whole history comes with the request."""
+    body = await read_body(request, ChatCompletionRequest)
+    model = deps.model(body.model)
+    turn = body.turn(tenant=tenant.id, request_id=summary_of(request.scope).request_id)
+    rendering = partial(
+        ChatRendering,
+        completion_id=f"chatcmpl-{uuid.uuid4().hex}",
+        model=model,
+        include_usage=body.include_usage,
+    )
+    return TurnReply(deps.turns.chat(turn), rendering, is_stream=bool(body.stream), limits=deps.limits)

@@ -1,0 +1,34 @@
+"""What operators and probes ask. No key is needed, and nothing of any tenant is told."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from services.gateway.deps import Deps
+from services.gateway.schemas.models import Health
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process lives."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", response_model=None, responses={200: {"model": Health}, 503: {"model": Health}})
+async def readyz(deps: Deps) -> Response:
+    """Requests would be served now; if not, `checks` says what is missing."""
+    readiness = await deps.readiness()
+    health = Health(status="ready" if readiness.ready else "not_ready", checks=dict(readiness.checks))
+    status = 200 if readiness.ready else 503
+    headers = None if readiness.ready else {"retry-after": "1"}
+    return Response(health.json_bytes(), status_code=status, headers=headers, media_type="application/json")
+
+
+@router.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(deps: Deps) -> Response:
+    """The whole cluster's metrics, in Prometheus' format; every gateway gives the same."""
+    body, content_type = await deps.metrics()
+    return Response(body, headers={"content-type": content_type})

@@ -1,0 +1,109 @@
+"""What ``POST /v1/chat/completions`` answers: the whole completion, or chunks of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cluster.protocol import Usage
+from services.gateway.schemas.base import Shape
+
+FinishName = Literal["stop", "length"]
+OmittedWhenNone = Field(exclude_if=lambda value: value is None)
+
+
+class PromptTokensDetails(Shape):
+    """``cached_tokens``: prompt tokens whose keys and values were found in the cache."""
+
+    cached_tokens: int
+    audio_tokens: int = 0
+
+
+class CompletionTokensDetails(Shape):
+    """ChatGLM3 neither reasons apart nor speaks."""
+
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class CompletionUsage(Shape):
+    """Token counts of a completion."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+
+    @classmethod
+    def of(cls, usage: Usage) -> CompletionUsage:
+        """From the turn's counts."""
+        return cls(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.output_tokens,
+            total_tokens=usage.prompt_tokens + usage.output_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.cached_tokens),
+        )
+
+
+class CompletionMessage(Shape):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class CompletionChoice(Shape):
+    """The one choice; ``n`` is 1."""
+
+    index: int = 0
+    message: CompletionMessage
+    logprobs: None = None
+    finish_reason: FinishName
+
+
+class ChatCompletion(Shape):
+    """A whole completion."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
+    system_fingerprint: str
+
+
+class ChunkDelta(Shape):
+    """What is new since the last chunk."""
+
+    role: Annotated[Literal["assistant"] | None, OmittedWhenNone] = None
+    content: Annotated[str | None, OmittedWhenNone] = None
+
+
+class ChunkChoice(Shape):
+    """The one choice; ``finish_reason`` is set on its last chunk."""
+
+    index: int = 0
+    delta: ChunkDelta
+    logprobs: None = None
+    finish_reason: FinishName | None = None
+
+
+class ChatCompletionChunk(Shape):
+    """A piece of a streamed completion."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+
+
+class ChatCompletionChunkWithUsage(ChatCompletionChunk):
+    """With ``include_usage`` every chunk has the field; only the last one, without choices, fills it."""
+
+    usage: CompletionUsage | None = None

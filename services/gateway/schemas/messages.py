@@ -1,0 +1,90 @@
+"""Messages as strangers write them, for chat completions, responses and conversations.
+
+Texts are only ever text: ``<|user|>`` or ``[gMASK]`` in a message means those characters. Parts are joined with
+nothing in between.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from services.gateway.schemas.base import RequestBody, one_or_many, only
+from services.turns.events import Message, Role
+
+ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
+
+
+def _known_role(role: str) -> str:
+    if role in ROLES:
+        return role
+    if role in ("tool", "function"):
+        raise PydanticCustomError("unsupported", "Tool messages are not supported yet.")
+    raise PydanticCustomError("unknown_role", "Input should be 'system', 'developer', 'user' or 'assistant'")
+
+
+def _message_only(kind: str) -> str:
+    if kind == "message":
+        return kind
+    raise PydanticCustomError("unsupported", "Only items of type 'message' are supported yet.")
+
+
+RoleName = Annotated[str, AfterValidator(_known_role)]
+
+
+class ChatPart(RequestBody):
+    """A part of a chat message's content. Only text is understood."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ItemPart(RequestBody):
+    """A part of an item's content. Only text is understood."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+
+
+ChatContent = Annotated[
+    Annotated[str, Tag("<one>")] | Annotated[list[ChatPart], Field(min_length=1), Tag("<many>")],
+    one_or_many("text parts"),
+]
+ItemContent = Annotated[
+    Annotated[str, Tag("<one>")] | Annotated[list[ItemPart], Field(min_length=1), Tag("<many>")],
+    one_or_many("text parts"),
+]
+
+
+def joined(content: str | list[ChatPart] | list[ItemPart]) -> str:
+    """The content's text."""
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+class ChatMessage(RequestBody):
+    """A message of a chat completion. What the official client dumps of an answer is accepted as it is."""
+
+    role: RoleName
+    content: ChatContent
+    name: str | None = None
+    tool_calls: Annotated[Any, only([])] = None
+    function_call: Annotated[Any, only()] = None
+    audio: Annotated[Any, only()] = None
+
+    def message(self) -> Message:
+        """The same, with the model's own role."""
+        return Message(ROLES[self.role], joined(self.content))
+
+
+class InputItem(RequestBody):
+    """A message item, in the full form (``type: message``) or the easy one (role and content alone)."""
+
+    type: Annotated[str, AfterValidator(_message_only)] = "message"
+    role: RoleName
+    content: ItemContent
+
+    def message(self) -> Message:
+        """The same, with the model's own role."""
+        return Message(ROLES[self.role], joined(self.content))

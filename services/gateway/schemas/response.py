@@ -1,0 +1,186 @@
+"""What ``POST /v1/responses`` answers: the response, its one message, and the typed events of its stream."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cluster.protocol import Usage
+from services.gateway.schemas.base import Shape
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+ErrorName = Literal["server_error", "rate_limit_exceeded"]
+Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+
+class InputTokensDetails(Shape):
+    """``cached_tokens``: prompt tokens whose keys and values were found in the cache."""
+
+    cached_tokens: int
+    cache_write_tokens: int = 0
+
+
+class OutputTokensDetails(Shape):
+    """ChatGLM3 does not reason apart."""
+
+    reasoning_tokens: int = 0
+
+
+class ResponseUsage(Shape):
+    """Token counts of a response."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+    total_tokens: int
+
+    @classmethod
+    def of(cls, usage: Usage) -> ResponseUsage:
+        """From the turn's counts."""
+        return cls(
+            input_tokens=usage.prompt_tokens,
+            input_tokens_details=InputTokensDetails(cached_tokens=usage.cached_tokens),
+            output_tokens=usage.output_tokens,
+            total_tokens=usage.prompt_tokens + usage.output_tokens,
+        )
+
+
+class OutputText(Shape):
+    """The text of an answer."""
+
+    type: Literal["output_text"] = "output_text"
+    text: str
+    annotations: tuple[()] = ()
+    logprobs: tuple[()] = ()
+
+
+class OutputMessage(Shape):
+    """The answer."""
+
+    id: str
+    type: Literal["message"] = "message"
+    status: ItemStatus
+    role: Literal["assistant"] = "assistant"
+    content: list[OutputText]
+
+
+class ResponseError(Shape):
+    """Why a response failed. ``code`` is OpenAI's closed list; ``type`` is our own stable code."""
+
+    code: ErrorName = "server_error"
+    message: str
+    type: str
+
+
+class IncompleteDetails(Shape):
+    """Why a response stopped before its end."""
+
+    reason: Literal["max_output_tokens"] = "max_output_tokens"
+
+
+class ConversationOfResponse(Shape):
+    """The conversation a response belongs to."""
+
+    id: str
+
+
+class TextFormat(Shape):
+    """Plain text."""
+
+    type: Literal["text"] = "text"
+
+
+class TextSettings(Shape):
+    """How the text is made."""
+
+    format: TextFormat = TextFormat()
+
+
+class Response(Shape):
+    """A response. Temperature and top_p are those used, the defaults filled in."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: Status
+    background: bool = False
+    error: ResponseError | None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: tuple[OutputMessage, ...] = ()
+    parallel_tool_calls: bool = True
+    previous_response_id: str | None = None
+    conversation: ConversationOfResponse | None
+    prompt_cache_key: str | None
+    service_tier: Literal["default"] = "default"
+    store: bool
+    temperature: float
+    text: TextSettings = TextSettings()
+    tool_choice: Literal["auto"] = "auto"
+    tools: tuple[()] = ()
+    top_logprobs: int = 0
+    top_p: float
+    truncation: Literal["disabled"] = "disabled"
+    usage: ResponseUsage | None = None
+    user: str | None = None
+
+
+class StreamEvent(Shape):
+    """An event of the stream; ``sequence_number`` is the turn's own event number."""
+
+    type: str
+    sequence_number: int
+
+
+class ResponseEvent(StreamEvent):
+    """created, in_progress, completed, incomplete, failed: the response as it is now."""
+
+    response: Response
+
+
+class ItemEvent(StreamEvent):
+    """output_item.added and .done."""
+
+    output_index: int = 0
+    item: OutputMessage
+
+
+class PartEvent(StreamEvent):
+    """content_part.added and .done."""
+
+    item_id: str
+    output_index: int = 0
+    content_index: int = 0
+    part: OutputText
+
+
+class TextDeltaEvent(StreamEvent):
+    """output_text.delta."""
+
+    item_id: str
+    output_index: int = 0
+    content_index: int = 0
+    delta: str
+    logprobs: tuple[()] = ()
+
+
+class TextDoneEvent(StreamEvent):
+    """output_text.done."""
+
+    item_id: str
+    output_index: int = 0
+    content_index: int = 0
+    text: str
+    logprobs: tuple[()] = ()
+
+
+class ErrorEvent(StreamEvent):
+    """The stream broke for a reason that is no part of the turn."""
+
+    type: Literal["error"] = "error"
+    code: str | None
+    message: str
+    param: str | None = None

@@ -1,0 +1,142 @@
+"""The body of ``POST /v1/responses``.
+
+``store`` is true unless said otherwise: such a turn is a record in the store, with or without a conversation.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag
+
+from cluster.errors import InvalidRequestError
+from services.gateway.schemas.base import (
+    MaxTokens,
+    Metadata,
+    ModelName,
+    RequestBody,
+    SamplingFields,
+    one_or_many,
+    only,
+)
+from services.gateway.schemas.messages import InputItem
+from services.turns.events import ChatTurn, Message, Role, StoredTurn
+
+
+class ConversationRef(RequestBody):
+    """A conversation, by id."""
+
+    id: str
+
+
+class TextConfig(RequestBody):
+    """Only plain text is offered."""
+
+    format: Annotated[Any, only({"type": "text"})] = None
+    verbosity: Annotated[Any, only("medium")] = None
+
+
+class ResponseStreamOptions(RequestBody):
+    """Accepted for the official client's sake; events are never padded."""
+
+    include_obfuscation: bool | None = None
+
+
+def _conversation_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<id>"
+    return "<object>" if isinstance(value, dict) else None
+
+
+Input = Annotated[
+    Annotated[str, Tag("<one>")] | Annotated[list[InputItem], Field(min_length=1), Tag("<many>")],
+    one_or_many("items"),
+]
+Conversation = Annotated[
+    Annotated[str, Tag("<id>")] | Annotated[ConversationRef, Tag("<object>")],
+    Discriminator(
+        _conversation_kind,
+        custom_error_type="conversation",
+        custom_error_message="Input should be a conversation id or an object with one",
+    ),
+]
+
+
+class ResponseRequest(SamplingFields):
+    """A turn: stored (the default), in a conversation or not; or stateless with ``store: false``."""
+
+    model: ModelName
+    input: Input
+    instructions: str | None = None
+    conversation: Conversation | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: ResponseStreamOptions | None = None
+    max_output_tokens: MaxTokens | None = None
+    metadata: Metadata | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
+    text: TextConfig | None = None
+    parallel_tool_calls: bool | None = None
+
+    previous_response_id: Annotated[Any, only()] = None
+    background: Annotated[Any, only(False)] = None
+    tools: Annotated[Any, only([])] = None
+    tool_choice: Annotated[Any, only("none", "auto")] = None
+    max_tool_calls: Annotated[Any, only()] = None
+    include: Annotated[Any, only([])] = None
+    prompt: Annotated[Any, only()] = None
+    reasoning: Annotated[Any, only({})] = None
+    top_logprobs: Annotated[Any, only(0)] = None
+    truncation: Annotated[Any, only("disabled")] = None
+    moderation: Annotated[Any, only()] = None
+    context_management: Annotated[Any, only([])] = None
+    service_tier: Annotated[Any, only("auto", "default")] = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the turn is a record in the store."""
+        return self.store is not False
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation the turn belongs to."""
+        return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+
+    def turn(self, *, tenant: str, request_id: str) -> StoredTurn | ChatTurn:
+        """The turn asked for.
+
+        Raises:
+            InvalidRequestError: fields contradict each other.
+        """
+        if self.is_stored:
+            return self._stored(tenant, request_id)
+        if self.conversation is not None:
+            raise InvalidRequestError("A turn of a conversation is always stored.", param="store")
+        return self._stateless(tenant, request_id)
+
+    def _messages(self) -> tuple[Message, ...]:
+        if isinstance(self.input, str):
+            return (Message(Role.USER, self.input),)
+        return tuple(item.message() for item in self.input)
+
+    def _stored(self, tenant: str, request_id: str) -> StoredTurn:
+        return StoredTurn(
+            tenant=tenant,
+            request_id=request_id,
+            input=self._messages(),
+            conversation=self.conversation_id,
+            instructions=self.instructions,
+            options=self.options(self.max_output_tokens),
+            metadata=dict(self.metadata or {}),
+        )
+
+    def _stateless(self, tenant: str, request_id: str) -> ChatTurn:
+        system = () if self.instructions is None else (Message(Role.SYSTEM, self.instructions),)
+        return ChatTurn(
+            tenant=tenant,
+            request_id=request_id,
+            messages=system + self._messages(),
+            options=self.options(self.max_output_tokens),
+            cache_key=self.prompt_cache_key or None,
+        )
