@@ -22,7 +22,7 @@ ID_CHARS: Final = 12
 SECRET_CHARS: Final = 32  # of 62: 190 bits
 _ALPHABET: Final = string.ascii_letters + string.digits
 _SHAPE: Final = re.compile(rf"sk-([A-Za-z0-9]{{{ID_CHARS}}})([A-Za-z0-9]{{{SECRET_CHARS}}})")
-_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
+_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{0,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,9 @@ def make_key(tenant: str, name: str, *, created_at: int) -> tuple[KeyRecord, str
     """A new record and the key's text. Raises InvalidRequestError for a bad tenant id or name."""
     check_tenant_id(tenant)
     if _NAME.fullmatch(name) is None:
-        raise InvalidRequestError("A key's name is 1 to 64 printable characters.", param="name")
+        raise InvalidRequestError(
+            "A key's name is at most 64 characters, none of them a control character.", param="name"
+        )
     key_id, secret = _draw(ID_CHARS), _draw(SECRET_CHARS)
     info = KeyInfo(id=key_id, tenant=tenant, name=name, created_at=created_at)
     return KeyRecord(info=info, digest=digest_of(secret)), f"sk-{key_id}{secret}"

@@ -1,0 +1,166 @@
+"""How long each key lives in Redis, and what the store says once one is gone."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+
+from cluster.errors import TurnLostError
+from services.conversations import ids, redis_calls
+from services.conversations.keys import Keys
+from services.conversations.redis_store import RedisConversationStore
+from services.conversations.scripts import lines
+from services.conversations.store import Reply, Verdict
+from tests.support.turns import TENANT, a_begin, a_commit, a_note
+
+
+pytestmark = pytest.mark.valkey
+HISTORY_TTL_S = 5000
+DAY_S = 86_400
+
+
+class ReadsAnOldIndex:
+    """A client that reads the index as it was before any turn began."""
+
+    def __init__(self, client):
+        self._client = client
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+    async def smembers(self, key):
+        return set()
+
+
+@pytest.fixture
+async def store(plain_valkey):
+    made = RedisConversationStore(plain_valkey.url, history_ttl_s=HISTORY_TTL_S)
+    yield made
+    await made.close()
+    leaked = plain_valkey.keys_without_ttl()
+    plain_valkey.flush()
+    assert leaked == []
+
+
+@pytest.fixture
+def redis(plain_valkey):
+    with plain_valkey.client() as client:
+        yield client
+
+
+@pytest.fixture
+async def turn(store):
+    made = await store.create(TENANT, metadata={})
+    name = ids.new_response(made.id)
+    await store.begin(a_begin(name, deadline_s=600.0))
+    await store.note([a_note(name, 0, [1, 2]), a_note(name, 2, [3])])
+    return name
+
+
+async def test_a_running_turn_outlives_its_deadline(redis, turn):
+    """The record by a day, the journal by an hour."""
+    keys, part = Keys.of_turn(TENANT, turn)
+    assert redis.ttl(keys.turn(part)) == pytest.approx(600 + DAY_S, abs=30)
+    assert redis.ttl(keys.journal(part)) == pytest.approx(600 + 3600, abs=30)
+
+
+async def test_a_committed_turn_lives_as_long_as_history(store, redis, turn):
+    """All but the journal, which readers may tail for five minutes more."""
+    await store.commit(a_commit(turn))
+    keys, part = Keys.of_turn(TENANT, turn)
+    for key in [keys.line, keys.items, keys.item, keys.index, keys.turn(part)]:
+        assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
+    assert redis.ttl(keys.journal(part)) == pytest.approx(300, abs=30)
+
+
+async def test_begin_renews_the_history(store, redis, turn):
+    """A conversation that is used does not expire in use."""
+    await store.commit(a_commit(turn))
+    keys, _ = Keys.of_turn(TENANT, turn)
+    for key in [keys.line, keys.items, keys.item, keys.index]:
+        redis.expire(key, 50)
+    await store.begin(a_begin(ids.new_response(ids.conversation_of(turn)), base_version=1))
+    for key in [keys.line, keys.items, keys.item, keys.index]:
+        assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
+
+
+async def test_a_tombstone_lasts_a_day(store, redis, turn):
+    """Longer than any late writer."""
+    await store.delete(TENANT, ids.conversation_of(turn))
+    assert redis.ttl(Keys.of_turn(TENANT, turn)[0].gone) == pytest.approx(DAY_S, abs=30)
+
+
+async def test_a_line_whose_active_record_is_gone_is_free(store, redis, turn):
+    """A crash, then the record's end: nobody could claim it any more, and the conversation must go on."""
+    keys, part = Keys.of_turn(TENANT, turn)
+    redis.delete(keys.turn(part))
+    assert await store.commit(a_commit(turn)) == Reply(Verdict.ABSENT)
+    other = ids.new_response(ids.conversation_of(turn))
+    assert await store.begin(a_begin(other)) == Reply(Verdict.OK, value=2)
+    assert (await store.load(TENANT, ids.conversation_of(turn))).active == other
+
+
+async def test_a_turn_whose_record_was_lost_begins_again_under_its_id(store, redis, turn):
+    """After a failover that lost the record the owner starts over and sends its ids from 0."""
+    keys, part = Keys.of_turn(TENANT, turn)
+    redis.delete(keys.turn(part), keys.journal(part))
+    assert await store.begin(a_begin(turn)) == Reply(Verdict.OK, value=2)
+    assert await store.note([a_note(turn, 0, [1, 2, 3, 4])]) == [Reply(Verdict.OK, value=4)]
+
+
+async def test_a_turn_whose_line_expired_cannot_commit(store, redis, turn):
+    """A history that is over is not begun anew by a late answer."""
+    keys, _ = Keys.of_turn(TENANT, turn)
+    redis.delete(keys.line, keys.items, keys.item, keys.index)
+    assert await store.commit(a_commit(turn)) == Reply(Verdict.ABSENT)
+    assert redis.exists(keys.line, keys.items, keys.item, keys.index) == 0
+
+
+async def test_an_expired_journal_is_empty(store, redis, turn):
+    """The answer is in the record by then."""
+    keys, part = Keys.of_turn(TENANT, turn)
+    redis.delete(keys.journal(part))
+    assert await store.journal(TENANT, turn) == []
+
+
+async def test_a_journal_with_a_hole_is_refused(store, redis, turn):
+    """Ids of two places are never spliced in silence."""
+    keys, part = Keys.of_turn(TENANT, turn)
+    redis.xdel(keys.journal(part), "2-0")
+    with pytest.raises(TurnLostError, match="hole"):
+        await store.journal(TENANT, turn)
+
+
+async def test_a_journal_ends_with_the_turns_state(store, redis, turn):
+    """A reader that tails it sees the end without asking for the record."""
+    await store.commit(a_commit(turn))
+    keys, part = Keys.of_turn(TENANT, turn)
+    assert redis.xrange(keys.journal(part))[-1] == (b"3-1", {b"end": b"completed"})
+
+
+async def test_erasure_covers_turns_that_began_after_the_index_was_read(plain_valkey, redis, turn):
+    """The script answers with the turns it was not told of, and they are erased too."""
+    keys, _ = Keys.of_turn(TENANT, turn)
+    async with Redis.from_url(plain_valkey.url) as client:
+        assert await redis_calls.erase(ReadsAnOldIndex(client), keys)
+    assert redis.keys("*") == [keys.gone.encode()]
+
+
+async def test_an_erasure_that_was_cut_short_is_finished_by_the_next(store, plain_valkey, redis, turn):
+    """The conversation is unreadable at once, and the index keeps what is still to be deleted."""
+    keys, _ = Keys.of_turn(TENANT, turn)
+    async with Redis.from_url(plain_valkey.url) as client:
+        await lines.ERASE.run(client, [keys.gone, keys.line, keys.items, keys.item, keys.index], [DAY_S])
+    await store.delete(TENANT, ids.conversation_of(turn))
+    assert redis.keys("*") == [keys.gone.encode()]
+
+
+async def test_a_server_that_forgot_its_scripts_is_taught_again(store, redis, turn):
+    """A failover or a restart costs one more round trip, for single calls and for pipelines."""
+    redis.script_flush()
+    assert await store.note([a_note(turn, 3, [4]), a_note(turn, 4, [5])]) == [
+        Reply(Verdict.OK, value=4),
+        Reply(Verdict.OK, value=5),
+    ]
+    redis.script_flush()
+    assert (await store.load(TENANT, ids.conversation_of(turn))).active == turn

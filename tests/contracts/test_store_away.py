@@ -1,0 +1,129 @@
+"""A store that is away: an error that says when to come back, and recovery without anybody's help."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cluster.errors import StoreUnavailableError
+from services.conversations import ids
+from services.conversations.redis_index import RedisIdIndex
+from services.conversations.redis_link import OPERATION_TIMEOUT_S, RedisLink
+from services.conversations.redis_store import RedisConversationStore
+from services.conversations.store import Reply, Verdict
+from services.tenants.redis_keys import RedisKeyStore
+from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
+from tests.support.valkey import running_valkey
+
+pytestmark = pytest.mark.valkey
+
+
+@pytest.fixture
+def server():
+    with running_valkey() as valkey:
+        yield valkey
+
+
+@pytest.fixture
+async def store(server):
+    made = RedisConversationStore(server.url)
+    yield made
+    await made.close()
+
+
+def every_call(store, conversation, turn):
+    """One coroutine of each method."""
+    return [
+        store.create(TENANT, metadata={}),
+        store.conversation(TENANT, conversation),
+        store.load(TENANT, conversation),
+        store.items(TENANT, conversation, after=None, limit=1, descending=False),
+        store.delete(TENANT, conversation),
+        store.begin(a_begin(turn)),
+        store.claim(TENANT, turn, owner="a", lease_s=LEASE_S),
+        store.note([a_note(turn, 0, [1])]),
+        store.commit(a_commit(turn)),
+        store.turn(TENANT, turn),
+        store.journal(TENANT, turn),
+        store.ping(),
+    ]
+
+
+async def assert_all_unavailable(calls):
+    """Every call raises the one error, with a time to come back."""
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(error) for error in errors} == {StoreUnavailableError}
+    assert {error.retry_after_s for error in errors} == {1.0}
+
+
+def test_an_operation_has_less_than_two_seconds():
+    """So a gateway can answer 503 within two."""
+    assert OPERATION_TIMEOUT_S < 2.0
+
+
+async def test_every_call_to_a_killed_server_is_refused_and_a_restarted_one_serves(store, server):
+    """Connections that died with the server are replaced by themselves."""
+    made = [await store.create(TENANT, metadata={}) for _ in range(5)]
+    server.kill()
+    await assert_all_unavailable(every_call(store, made[0].id, ids.new_response(made[0].id)))
+    server.start()
+    again = await store.create(TENANT, metadata={"after": "restart"})
+    assert await store.conversation(TENANT, again.id) == again
+
+
+async def test_every_call_to_a_frozen_server_is_refused_and_a_thawed_one_serves(store, server):
+    """No reply of an abandoned command is ever taken for another's."""
+    made = [await store.create(TENANT, metadata={"n": str(n)}) for n in range(20)]
+    with server.stopped():
+        doomed = ids.new_conversation()
+        await assert_all_unavailable(every_call(store, doomed, ids.new_response(doomed)))
+    assert await asyncio.gather(*(store.conversation(TENANT, one.id) for one in made)) == made
+
+
+async def test_a_begin_whose_reply_was_lost_is_repeated_by_its_owner(store, server):
+    """The frozen server executes it later; the owner's second call learns that it holds the turn."""
+    made = await store.create(TENANT, metadata={})
+    turn = ids.new_response(made.id)
+    with server.stopped(), pytest.raises(StoreUnavailableError):
+        await store.begin(a_begin(turn))
+    assert await store.begin(a_begin(turn)) == Reply(Verdict.OK, value=1)
+
+
+async def test_a_server_out_of_memory_counts_as_away_and_writes_nothing(store, server):
+    """A refused begin leaves no half of a turn; deleting still works, for it is the way out."""
+    made = await store.create(TENANT, metadata={})
+    turn = ids.new_response(made.id)
+    with server.client() as client:
+        before = sorted(client.scan_iter())
+        client.config_set("maxmemory", "1")
+        await assert_all_unavailable([store.begin(a_begin(turn)), store.create(TENANT, metadata={})])
+        assert sorted(client.scan_iter()) == before
+        assert (await store.load(TENANT, made.id)).active == ""
+        await store.delete(TENANT, made.id)
+        client.config_set("maxmemory", "0")
+
+
+async def test_keys_of_a_frozen_server_are_unavailable(server):
+    """The key store speaks of it as the conversation store does."""
+    link = RedisLink(server.url)
+    keys = RedisKeyStore(link)
+    with server.stopped():
+        await assert_all_unavailable(
+            [keys.find("k"), keys.version(), keys.list(), keys.create(TENANT, "n"), keys.revoke("k")]
+        )
+    await link.close()
+
+
+async def test_an_index_that_is_away_only_misses(server):
+    """Reads are misses and writes are lost; both are counted, neither raises."""
+    index = RedisIdIndex(server.url)
+    with server.stopped():
+        await index.put(b"k", [1])
+        assert await index.get([b"k", b"l"]) == [None, None]
+        await index.flush()
+    assert (index.read_errors, index.write_errors) == (1, 1)
+    await index.put(b"k", [2])
+    await index.flush()
+    assert await index.get([b"k"]) == [[2]]
+    await index.close()
