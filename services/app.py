@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from cluster.replica.config import ReplicaConfig
 from cluster.replica.deployment import Replica
+from services.args import AppArgs
 from services.gateway.config import GatewayConfig
 from services.gateway.deployment import Gateway
 
@@ -21,31 +23,9 @@ HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
 
 
-class AppArgs(BaseModel):
-    """Arguments of the application; every value is resolved (no ``auto``).
-
-    Numbers of replicas and gateways are not among them: Serve replaces every replica when an argument changes, so they
-    are set per deployment in the Serve config.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    model_path: str
-    model_name: str
-    redis_url: str
-    device: str
-    dtype: str
-    threads: int
-    kv_cache_bytes: int | None
-    max_num_seqs: int
-    max_batched_tokens: int
-    max_waiting: int
-    history_ttl_s: int
-    longest_turn_s: int
-
-
-def build(args: AppArgs) -> Application:
-    """The application: gateways, which hold a handle to the replicas."""
+def build(arguments: dict[str, Any]) -> Application:
+    """The application: gateways, which hold a handle to the replicas. ``arguments`` are those of ``AppArgs``."""
+    args = AppArgs.model_validate(arguments)
     config = ReplicaConfig(
         model_path=args.model_path,
         device=args.device,

@@ -19,13 +19,17 @@ from ray.serve.context import _get_global_client  # the only way to a declarativ
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from cluster.errors import ConfigurationError
-from services.app import GATEWAY, REPLICA, AppArgs
+from services.app import GATEWAY, REPLICA
+from services.args import AppArgs
+from services.conversations.redis_link import RedisLink
 from services.embedded import EmbeddedValkey
 from services.settings import ClusterSettings
 from services.state import Endpoint, StateFolder
-from services.tenants.keys import RedisKeyStore
+from services.tenants.keys import split_key
+from services.tenants.redis_keys import RedisKeyStore
 
 APP_NAME = "chatglm"
+DEFAULT_TENANT = "default"
 START_TIMEOUT_S = 1800.0
 STOP_TIMEOUT_S = 15.0
 OBJECT_STORE_BYTES = 78_643_200  # Ray's smallest; tokens never pass through it
@@ -75,15 +79,22 @@ def running_cluster(settings: ClusterSettings, args: AppArgs, state: StateFolder
 
 async def _first_key(redis_url: str, state: StateFolder) -> str:
     """The key of this machine's user: the one of the last run while it is valid, else a new one."""
-    store = RedisKeyStore.from_url(redis_url)
+    link = RedisLink(redis_url)
     try:
+        store = RedisKeyStore(link)
         text = state.read_key()
-        if not text or not await store.is_valid(text):
-            _, text = await store.create("default", "made by up")
+        if not await _admits(store, text):
+            _, text = await store.create(DEFAULT_TENANT, "made by up")
             state.write_key(text)
         return text
     finally:
-        await store.close()
+        await link.close()
+
+
+async def _admits(store: RedisKeyStore, text: str) -> bool:
+    parts = split_key(text)
+    record = await store.find(parts[0]) if parts else None
+    return parts is not None and record is not None and record.admits(parts[1])
 
 
 def _start_ray(settings: ClusterSettings) -> None:

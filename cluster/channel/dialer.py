@@ -99,7 +99,7 @@ class ChannelDialer:
                 self.accept(attempt)  # the first step may come before the engine's answer to submit
             _, step = frames.setdefault(link.address, (link, Step([], [])))
             if isinstance(output, Tokens):
-                step.rows.append((attempt, output.start, output.ids))
+                step.rows.append((attempt, output))
             else:
                 step.ends.append((attempt, output))
                 self.forget(attempt)

@@ -47,13 +47,13 @@ class Mailbox:
         """Say which output index comes first; a gap later counts as a lost channel."""
         self._next = index
 
-    def put_tokens(self, start: int, ids: list[int]) -> None:
+    def put_tokens(self, tokens: Tokens) -> None:
         """Add ids, or a ``Lost`` when ids before them are missing."""
-        if start != self._next:
-            self.put(Lost(f"expected output index {self._next}, got {start}"))
+        if tokens.start != self._next:
+            self.put(Lost(f"expected output index {self._next}, got {tokens.start}"))
             return
-        self._next += len(ids)
-        self.put(Tokens(start=start, ids=ids))
+        self._next += len(tokens.ids)
+        self.put(tokens)
 
     def close(self) -> None:
         """Nobody waits any more; whatever still runs for this attempt is aborted."""
@@ -127,9 +127,9 @@ class ChannelListener:
 
     def _dispatch(self, connection: Connection, message: Message) -> None:
         if isinstance(message, Step):
-            for attempt, start, ids in message.rows:
+            for attempt, tokens in message.rows:
                 if mailbox := self._mailbox(connection, attempt):
-                    mailbox.put_tokens(start, ids)
+                    mailbox.put_tokens(tokens)
             for attempt, finish in message.ends:
                 self._finish(connection, attempt, finish)
         elif isinstance(message, Accept):

@@ -10,7 +10,7 @@ import struct
 
 import msgspec
 
-from cluster.protocol import Finish, Served
+from cluster.protocol import Finish, Served, Tokens
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 8 * 2**20
@@ -42,10 +42,10 @@ class Accept(msgspec.Struct, frozen=True, tag="accept"):
 class Step(msgspec.Struct, frozen=True, tag="step"):
     """Replica: everything one engine step brought for this owner.
 
-    ``rows`` holds (attempt, index of the first id in the whole answer, ids); ``ends`` holds (attempt, finish).
+    ``rows`` holds (attempt, tokens), ``ends`` holds (attempt, finish).
     """
 
-    rows: list[tuple[int, int, list[int]]] = []
+    rows: list[tuple[int, Tokens]] = []
     ends: list[tuple[int, Finish]] = []
 
 

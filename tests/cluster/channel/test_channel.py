@@ -166,7 +166,7 @@ async def test_nobody_speaks_before_the_handshake() -> None:
         mailbox = pair.listener.open(7)
         reader, writer = await asyncio.open_connection(*pair.address)
         connection = Connection(reader, writer)
-        connection.send(Step([(7, 0, [1])]))
+        connection.send(Step([(7, Tokens(start=0, ids=[1]))]))
         hello = await connection.receive()
         assert isinstance(hello, Hello)
         with pytest.raises(ChannelError):

@@ -1,0 +1,58 @@
+# Targets that need the environment make it first; all are safe to run again.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+TORCH  ?= torch==2.13.0
+STATE  ?= .state
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test test-heavy lint types imports unit cluster-tests bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: a pinned version keeps pip from choosing another build for a dependency's sake
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on "$(TORCH)"
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -e ".[dev]"
+	@touch $@
+
+install: $(VENV)/.installed ## make .venv and install the package
+
+up: install ## start a cluster here; Ctrl-C stops it (ARGS="--replicas 1 …")
+	@exec $(BIN)/chatglm-cluster up --state-dir $(STATE) $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev ## the arrows between packages
+	$(BIN)/lint-imports --no-logo
+
+unit: $(VENV)/.installed-dev ## everything without Ray
+	$(BIN)/pytest -q -m "not cluster and not heavy"
+
+cluster-tests: $(VENV)/.installed-dev ## real Ray processes
+	$(BIN)/pytest -q -m "cluster and not heavy" -p no:randomly
+
+test: lint types imports unit cluster-tests ## everything a change must pass (at most 10 minutes on 2 cores)
+
+test-heavy: $(VENV)/.installed-dev ## the long runs (at most 60 minutes)
+	$(BIN)/pytest -q -m heavy -p no:randomly
+
+bench: $(VENV)/.installed-dev ## micro-benchmarks; results are committed to docs/benchmarks/
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the environment and the state folder
+	rm -rf $(VENV) $(STATE)

@@ -1,0 +1,28 @@
+"""The arguments of the Serve application, apart from the module that imports Ray."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class AppArgs(BaseModel):
+    """Arguments of the application; every value is resolved (no ``auto``).
+
+    Numbers of replicas and gateways are not among them: Serve replaces every replica when an argument changes, so they
+    are set per deployment in the Serve config.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_path: str
+    model_name: str
+    redis_url: str
+    device: str
+    dtype: str
+    threads: int
+    kv_cache_bytes: int | None
+    max_num_seqs: int
+    max_batched_tokens: int
+    max_waiting: int
+    history_ttl_s: int
+    longest_turn_s: int

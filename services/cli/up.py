@@ -1,0 +1,137 @@
+"""``chatglm-cluster up``: a whole cluster on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services import ray_environment
+from services.cli.options import StateDir
+from services.preparation import prepare
+from services.settings import ENV_PREFIX, ClusterSettings, read_settings
+from services.state import StateFolder
+
+
+def _option(text: str, name: str) -> Any:
+    return typer.Option(help=f"{text} [{ENV_PREFIX}{name.upper()}]", show_default=False)
+
+
+def up(
+    model: Annotated[Path | None, _option("Checkpoint folder; none: a small random one is made.", "model")] = None,
+    model_name: Annotated[str | None, _option("Name clients ask for; default chatglm3.", "model_name")] = None,
+    replicas: Annotated[int | None, _option("Model replicas; default 2.", "replicas")] = None,
+    gateways: Annotated[int | None, _option("HTTP gateways; default 1.", "gateways")] = None,
+    port: Annotated[int | None, _option("HTTP port; default 8000.", "port")] = None,
+    redis_url: Annotated[
+        str | None, _option("Redis or Valkey; none: a private one in the state folder.", "redis_url")
+    ] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda; default auto.", "device")] = None,
+    dtype: Annotated[
+        str | None,
+        _option("auto, float32, bfloat16 or float16; auto: float32 on CPU, bfloat16 on CUDA.", "dtype"),
+    ] = None,
+    kv_cache_gib: Annotated[
+        float | None, _option("KV pool per replica in GiB; default 0.25 on CPU, the GPU's rest else.", "kv_cache_gib")
+    ] = None,
+    threads: Annotated[int | None, _option("CPU threads per replica; default cores / replicas.", "threads")] = None,
+    max_num_seqs: Annotated[int | None, _option("Turns in a replica's batch; default 64.", "max_num_seqs")] = None,
+    max_batched_tokens: Annotated[
+        int | None, _option("Tokens of one engine step; default 512.", "max_batched_tokens")
+    ] = None,
+    max_waiting: Annotated[
+        int | None, _option("Turns that may wait for a replica's batch; default 256.", "max_waiting")
+    ] = None,
+    history_ttl_days: Annotated[
+        float | None, _option("How long an idle conversation is kept; default 30.", "history_ttl_days")
+    ] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Start a cluster here and print how to talk to it. Ctrl-C stops everything.
+
+    Every option can also be given as the environment variable in brackets.
+    """
+    settings = read_settings(
+        model=model,
+        model_name=model_name,
+        replicas=replicas,
+        gateways=gateways,
+        port=port,
+        redis_url=redis_url,
+        device=device,
+        dtype=dtype,
+        kv_cache_gib=kv_cache_gib,
+        threads=threads,
+        max_num_seqs=max_num_seqs,
+        max_batched_tokens=max_batched_tokens,
+        max_waiting=max_waiting,
+        history_ttl_days=history_ttl_days,
+        state_dir=state_dir,
+    )
+    state = StateFolder(settings.state_dir)
+    state.acquire()
+    try:
+        with _interruptible():
+            _serve(settings, state, _Progress())
+    except KeyboardInterrupt:
+        typer.secho("stopped", dim=True, err=True)
+    finally:
+        state.release()
+
+
+def _serve(settings: ClusterSettings, state: StateFolder, say: _Progress) -> None:
+    args = prepare(settings, state, say)
+    ray_environment.prepare()
+    from services.launcher import running_cluster  # noqa: PLC0415 - Ray reads its environment at import
+
+    with running_cluster(settings, args, state, say) as running:
+        say(f"ready: {running.url}")
+        typer.echo(_greeting(running.url, running.key, running.model))
+        while True:
+            signal.pause()
+
+
+class _Progress:
+    """Lines on stderr with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        typer.secho(f"[{time.monotonic() - self._begin:5.1f} s] {text}", dim=True, err=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM interrupts; later ones are ignored, so that stopping is never cut short."""
+
+    def interrupt(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        typer.secho("\nstopping …", dim=True, err=True)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    yield
+
+
+def _greeting(url: str, key: str, model: str) -> str:
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    return f"""
+  URL      {url}/v1
+  API key  {key}
+
+curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}'
+
+python3 -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='{key}'); \
+print(c.chat.completions.create(model='{model}', messages=[dict(role='user', content='Hello!')]) \\
+.choices[0].message.content)"
+
+Ctrl-C stops everything.
+"""

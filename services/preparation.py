@@ -1,0 +1,102 @@
+"""From what the operator asked for to the application's arguments: resolves every ``auto`` and checks the checkpoint.
+
+Everything that needs torch runs in a short-lived child, so that the launching process stays small.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from cluster.errors import CheckpointError, ConfigurationError
+from services.args import AppArgs
+from services.ray_environment import LONGEST_TURN_S
+from services.settings import ClusterSettings
+from services.state import StateFolder
+
+DEFAULT_CPU_KV_GIB = 0.25
+RANDOM_SIZE = "demo"
+RANDOM_SEED = 7
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
+    """Arguments of the application.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be served; names file and tensor.
+        ConfigurationError: a setting asks for what this machine does not have.
+    """
+    device = _device(settings)
+    path = settings.model or _random_model(state, say)
+    say(f"checking {path}")
+    _in_child(_check, path)
+    return AppArgs(
+        model_path=str(path),
+        model_name=settings.model_name,
+        redis_url=settings.redis_url or "",
+        device=device,
+        dtype=_dtype(settings, device),
+        threads=settings.threads or max(1, (os.cpu_count() or 1) // settings.replicas),
+        kv_cache_bytes=_kv_cache_bytes(settings, device),
+        max_num_seqs=settings.max_num_seqs,
+        max_batched_tokens=settings.max_batched_tokens,
+        max_waiting=settings.max_waiting,
+        history_ttl_s=int(settings.history_ttl_days * 86400),
+        longest_turn_s=LONGEST_TURN_S,
+    )
+
+
+def _device(settings: ClusterSettings) -> str:
+    has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
+    if settings.device == "cuda" and not has_gpu:
+        raise ConfigurationError("--device cuda was asked for, but this machine has no NVIDIA GPU; use --device cpu.")
+    if settings.device == "auto":
+        return "cuda" if has_gpu else "cpu"
+    return settings.device
+
+
+def _dtype(settings: ClusterSettings, device: str) -> str:
+    if settings.dtype == "auto":
+        return "bfloat16" if device == "cuda" else "float32"
+    return settings.dtype
+
+
+def _kv_cache_bytes(settings: ClusterSettings, device: str) -> int | None:
+    gib = settings.kv_cache_gib or (DEFAULT_CPU_KV_GIB if device == "cpu" else None)
+    return int(gib * 2**30) if gib else None
+
+
+def _random_model(state: StateFolder, say: Say) -> Path:
+    path = state.models / f"random-{RANDOM_SIZE}"
+    if not path.exists():
+        say("no --model given: making a small checkpoint with random weights")
+        _in_child(_write_random, path)
+    say("NOTE: serving RANDOM weights; answers are gibberish. Give --model DIR to serve a real checkpoint.")
+    return path
+
+
+def _in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+def _check(path: Path) -> None:
+    from cluster.model.checkpoint import inspect_checkpoint  # noqa: PLC0415 - torch, in the child only
+
+    report = inspect_checkpoint(path)
+    if report.problem:
+        raise CheckpointError(report.problem)
+
+
+def _write_random(path: Path) -> None:
+    from cluster.model.checkpoint import write_random_checkpoint  # noqa: PLC0415 - torch, in the child only
+
+    write_random_checkpoint(path, RANDOM_SIZE, RANDOM_SEED)
