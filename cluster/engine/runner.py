@@ -1,0 +1,82 @@
+"""Computes engine steps: numpy plan in, drawn ids out. The only place of the engine where tensors meet the scheduler.
+
+Only rows that draw get logits. Everything a plan says is taken as given: positions below the context's end and pages
+that belong to their rows are the scheduler's promise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cluster.engine.attention.gather import attention_for
+from cluster.engine.attention.kv_pool import KVPool, num_pages_for
+from cluster.engine.plan import StepPlan, StepResult
+from cluster.engine.sampler import sample
+from cluster.errors import ConfigurationError
+from cluster.model.chatglm import ChatGLM3Model
+from cluster.model.packing import can_pack, pack_linears
+
+__all__ = ["ModelRunner", "num_pages_for"]
+
+_NOTHING = StepResult(token_ids=np.empty(0, np.int32), finite=np.empty(0, np.bool_))
+
+
+class ModelRunner:
+    """``Runner`` over a loaded model, which it takes over: on CPU the weights are packed for speed, in place.
+
+    One thread at a time; holds the KV pool for as long as it lives.
+
+    Args:
+        model: from ``cluster.model.loader.load_model``; its device and dtype are the runner's.
+        num_pages: pages of the KV pool, the null page 0 included; see ``num_pages_for``.
+        page_size: tokens per page.
+
+    Raises:
+        ConfigurationError: there are too few pages to hold anything, or the device cannot hold so many.
+    """
+
+    def __init__(self, model: ChatGLM3Model, *, num_pages: int, page_size: int) -> None:
+        if num_pages < 2 or page_size < 1:
+            raise ConfigurationError(f"A KV pool needs 2 pages of 1 token or more, not {num_pages} of {page_size}.")
+        self.num_pages = num_pages
+        self.page_size = page_size
+        if can_pack(model.dtype, model.device):
+            pack_linears(model)
+        self.model = model
+        self.pool = _allocate(model, num_pages, page_size)
+        self._attention = attention_for(self.pool)
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> StepResult:
+        """See ``Runner.run``."""
+        hidden = self.forward(plan)
+        columns = plan.sampling
+        if not columns.rows.size:
+            return _NOTHING
+        last = self._upload(plan.cu_q[columns.rows + 1] - 1)
+        logits = self.model.logits(hidden.index_select(0, last))
+        ids, finite = sample(logits, columns.temperature, columns.top_p, columns.top_k, columns.uniform)
+        return StepResult(token_ids=ids.to(torch.int32).cpu().numpy(), finite=finite.cpu().numpy())
+
+    @torch.inference_mode()
+    def forward(self, plan: StepPlan) -> Tensor:
+        """Write the step's keys and values, attend, and return the hidden states [T, H] before the final norm."""
+        self._attention.begin(plan)
+        hidden: Tensor = self.model(self._upload(plan.token_ids), self._upload(plan.positions), self._attention)
+        return hidden
+
+    def _upload(self, values: NDArray[np.int32]) -> Tensor:
+        return torch.from_numpy(values).to(self.model.device, non_blocking=True)
+
+
+def _allocate(model: ChatGLM3Model, num_pages: int, page_size: int) -> KVPool:
+    try:
+        return KVPool(model.config, num_pages=num_pages, page_size=page_size, dtype=model.dtype, device=model.device)
+    except (RuntimeError, MemoryError) as error:  # torch has no common class for what allocators raise
+        size = num_pages * page_size * model.config.kv_bytes_per_token(model.dtype)
+        raise ConfigurationError(
+            f"The KV cache of {num_pages} pages takes {size} bytes, which {model.device} does not have; ask for fewer."
+        ) from error
