@@ -77,10 +77,15 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, tag="served"):
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
-    """New output ids. ``start`` is the index of ``ids[0]`` in the whole answer (emitted ``output_ids`` included)."""
+    """New output ids. ``start`` is the index of ``ids[0]`` in the whole answer (emitted ``output_ids`` included).
+
+    ``cached_tokens`` comes with the first ids of an attempt, so that a turn which its owner ends early (a stop string,
+    a client that left) can still say how much of its prompt was found in the cache.
+    """
 
     start: int
     ids: list[int]
+    cached_tokens: int | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
