@@ -1,0 +1,118 @@
+"""A request made ready for a replica: its prompt, its limits, its draws. Nothing is written anywhere yet.
+
+All that is wrong with a request comes out here, so a turn that is refused leaves no trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.protocol import GenerateRequest, Hint, SamplingParams
+from services.conversations import ids
+from services.conversations.records import Item, Line
+from services.turns import pin, prompt, splice
+from services.turns.events import ChatTurn, GenerationOptions, StoredTurn
+from services.turns.parts import TurnParts
+from services.turns.prompt import PromptMessage
+
+DEFAULTS = SamplingParams(max_new_tokens=1)  # ChatGLM3's own temperature, top-p and top-k
+_SEED_BITS = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A turn ready to be generated.
+
+    Attributes:
+        request: the first attempt.
+        stop: stop strings.
+    """
+
+    request: GenerateRequest
+    stop: tuple[str, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.request.prompt_ids)
+
+
+async def draft_chat(parts: TurnParts, turn: ChatTurn) -> Draft:
+    """Make a stateless turn ready, with the sampled ids of those answers in it that are known.
+
+    Raises:
+        InvalidRequestError: a field or a text is wrong.
+        ContextLengthExceededError: prompt and answer do not fit.
+    """
+    keys = splice.chain_keys(turn.tenant, parts.model.fingerprint, turn.messages)
+    known = await splice.known_ids(parts.index, parts.metrics, turn.messages, keys)
+    request = await _request(
+        parts,
+        turn,
+        prompt.stateless_messages(turn.messages, known),
+        pin_key=pin.stateless_key(turn.tenant, turn.messages, turn.cache_key),
+        hint=None,
+    )
+    return Draft(request, turn.options.stop)
+
+
+async def draft_stored(
+    parts: TurnParts, turn: StoredTurn, conversation: str, line: Line | None, new: Sequence[Item]
+) -> Draft:
+    """Make a stored turn ready. ``line`` is what the store holds of the conversation; None: it is new.
+
+    Raises:
+        InvalidRequestError: a field or a text is wrong.
+        ContextLengthExceededError: conversation and answer do not fit.
+    """
+    request = await _request(
+        parts,
+        turn,
+        prompt.stored_messages(turn.instructions, line.items if line else (), new),
+        pin_key=pin.conversation_key(turn.tenant, ids.conversation_root(conversation)),
+        hint=line.hint if line else None,
+    )
+    return Draft(request, turn.options.stop)
+
+
+async def _request(
+    parts: TurnParts,
+    turn: ChatTurn | StoredTurn,
+    messages: Sequence[PromptMessage],
+    *,
+    pin_key: str,
+    hint: Hint | None,
+) -> GenerateRequest:
+    prompt_ids = await _encode(parts, messages)
+    limit = prompt.output_limit(len(prompt_ids), turn.options.max_tokens, parts.model.context_length)
+    return GenerateRequest(
+        attempt=0,  # drawn for each attempt
+        request_id=turn.request_id,
+        tenant=turn.tenant,
+        prompt_ids=prompt_ids,
+        sampling=sampling(turn.options, limit, parts.tokenizer.stop_ids),
+        pin_key=pin_key,
+        hint=hint,
+    )
+
+
+async def _encode(parts: TurnParts, messages: Sequence[PromptMessage]) -> list[int]:
+    if sum(len(message.text) for message in messages) <= parts.settings.inline_chars:
+        return prompt.prompt_ids(parts.tokenizer, messages)
+    return await asyncio.to_thread(prompt.prompt_ids, parts.tokenizer, messages)
+
+
+def sampling(options: GenerationOptions, max_new_tokens: int, stop_ids: tuple[int, ...]) -> SamplingParams:
+    """The caller's choices, ChatGLM3's defaults where there are none, and a drawn seed where there is none."""
+    seed = secrets.randbits(_SEED_BITS) if options.seed is None else options.seed % (1 << _SEED_BITS)
+    return SamplingParams(
+        temperature=DEFAULTS.temperature if options.temperature is None else options.temperature,
+        top_p=DEFAULTS.top_p if options.top_p is None else options.top_p,
+        top_k=DEFAULTS.top_k if options.top_k is None else options.top_k,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        stop_ids=() if options.ignore_eos else stop_ids,
+    )

@@ -1,0 +1,62 @@
+"""Events on their way from a turn's owner to its caller.
+
+The owner never waits for the caller: what lies here is bounded by the answer's own length. Each event leaves only while
+the lease certainly holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+from cluster.errors import ClusterError
+from services.turns.events import TurnEvent, TurnStarted
+from services.turns.journal import Ticket
+
+
+class Outbox:
+    """An async iterator with one reader. It ends with ``close``, or raises the error that was given there."""
+
+    def __init__(self) -> None:
+        self._events: deque[TurnStarted | TurnEvent] = deque()
+        self._error: ClusterError | None = None
+        self._is_closed = False
+        self._news = asyncio.Event()
+        self._gate: Ticket | None = None
+
+    def guard(self, gate: Ticket) -> None:
+        """From now on let an event out only while ``gate`` allows it."""
+        self._gate = gate
+
+    def put(self, events: Iterable[TurnStarted | TurnEvent]) -> None:
+        """More events."""
+        self._events.extend(events)
+        self._news.set()
+
+    def close(self, error: ClusterError | None = None) -> None:
+        """No more events; the first call counts."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._error = error
+            self._news.set()
+
+    def __aiter__(self) -> Outbox:
+        return self
+
+    async def __anext__(self) -> TurnStarted | TurnEvent:
+        """The next event.
+
+        Raises:
+            ClusterError: the turn ended in it, or the lease was lost; events still here stay unsaid in that case.
+        """
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            if self._is_closed:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        if self._gate is not None and not self._gate.can_emit():
+            await self._gate.emittable()
+        return self._events.popleft()

@@ -1,0 +1,119 @@
+"""One answer in the making: frames from the attempts in, numbered events out.
+
+The same for stateless and stored turns; who may see the events, and when, is decided around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from cluster.errors import ClusterError
+from cluster.protocol import Event, Finish, FinishReason, Served, Tokens, Usage
+from services.turns.attempts import Attempts
+from services.turns.draft import Draft
+from services.turns.events import EventKind, TurnEvent, TurnResult
+from services.turns.metrics import Stopwatch
+from services.turns.parts import TurnParts
+from services.turns.projection import Projection
+
+Frame = Served | Sequence[TurnEvent]
+
+_KINDS = {
+    FinishReason.STOP: EventKind.COMPLETED,
+    FinishReason.LENGTH: EventKind.INCOMPLETE,
+    FinishReason.ABORTED: EventKind.CANCELLED,
+}
+
+
+class Production:
+    """Generates and projects one answer.
+
+    Attributes:
+        projection: the answer's text and ids so far.
+        reason: why it ended; ABORTED while it has not.
+    """
+
+    def __init__(self, parts: TurnParts, draft: Draft) -> None:
+        self.projection = Projection(parts.tokenizer, draft.stop)
+        self.reason = FinishReason.ABORTED
+        self._attempts = Attempts(parts.backend, draft.request, parts.settings, parts.clock)
+        self._metrics = parts.metrics
+        self._stopwatch = Stopwatch(parts.metrics, parts.clock)
+        self._prompt_tokens = draft.prompt_tokens
+        self._is_open = False
+
+    @property
+    def served(self) -> Served | None:
+        """The replica that serves the answer now; None before one does."""
+        return self._attempts.served
+
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """Yield the first ``Served``, the opening events, then the events of each frame of ids.
+
+        Closing it aborts the generation at once.
+
+        Raises:
+            ClusterError: as ``Attempts.stream``.
+        """
+        try:
+            async with aclosing(self._attempts.stream()) as events:
+                async for event in events:
+                    for frame in self._frames_of(event):
+                        yield frame
+                    if self.projection.is_stopped:
+                        return
+        finally:
+            self._metrics.moves += self._attempts.moves
+            self._metrics.cached_tokens += self.usage().cached_tokens
+
+    def _frames_of(self, event: Event) -> Sequence[Frame]:
+        if isinstance(event, Tokens):
+            return (self._project(event.ids),)
+        if isinstance(event, Finish):
+            self.reason = event.reason
+            return ()
+        return self._open(event)
+
+    def _project(self, ids: Sequence[int]) -> list[TurnEvent]:
+        if ids:
+            self._stopwatch.lap(len(ids))
+        events = self.projection.push(ids)
+        if self.projection.is_stopped:
+            self.reason = FinishReason.STOP
+        return events
+
+    def _open(self, served: Served) -> Sequence[Frame]:
+        if self._is_open:  # the answer moved; its events go on
+            return ()
+        self._is_open = True
+        self._metrics.pins[served.why] += 1
+        self._metrics.prompt_tokens += self._prompt_tokens
+        return (served, self.projection.open())
+
+    def close(self) -> list[TurnEvent]:
+        """The events behind the last id, up to but without the last event."""
+        return self.projection.close()
+
+    def end(self, result: TurnResult, kind: EventKind | None = None) -> TurnEvent:
+        """The last event, after ``close``; ``kind`` where it does not follow from how the generation ended."""
+        return self.projection.end(kind or _KINDS[result.reason], result)
+
+    def failed(self, error: ClusterError, last: TurnEvent | None) -> TurnEvent:
+        """The last event of an answer that goes no further; it follows ``last``, the event seen before it."""
+        result = TurnResult(FinishReason.FAILED, self.projection.text, (), self.usage(), error.code, str(error))
+        seq, crc = (last.seq + 1, last.crc) if last else (0, 0)
+        return TurnEvent(seq, crc, EventKind.FAILED, result=result)
+
+    def result(self) -> TurnResult:
+        """How the answer ended, after ``close``."""
+        ids = tuple(self.projection.answer_ids())
+        return TurnResult(self.reason, self.projection.text, ids, self.usage())
+
+    def usage(self) -> Usage:
+        """Tokens of the whole turn, over all attempts. Ids cut off by a stop string were generated, hence count."""
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=min(self._attempts.cached_tokens or 0, self._prompt_tokens),
+            output_tokens=len(self.projection.ids),
+        )

@@ -1,0 +1,64 @@
+"""What a process that runs turns is told once, at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model that answers.
+
+    Attributes:
+        name: as callers and records name it.
+        context_length: positions it has, prompt and answer together.
+        fingerprint: of weights, tokenizer and template; equal fingerprints give equal ids.
+    """
+
+    name: str
+    context_length: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSettings:
+    """How a turn's record is kept up while it runs.
+
+    Attributes:
+        lease_s: how long the store waits for a sign of life before others may take the turn.
+        margin_s: the owner counts its lease as over this much earlier: clocks drift, and a reply takes time.
+        flush_s: ids wait at most this long.
+        flush_ids: or until this many wait.
+        renew_s: a turn without new ids shows life this often.
+        away_s: how long a turn outlives a store that does not answer, after its lease is over.
+        retry_s: pause between tries at a store that does not answer.
+    """
+
+    lease_s: float = 15.0
+    margin_s: float = 3.0
+    flush_s: float = 0.25
+    flush_ids: int = 64
+    renew_s: float = 2.0
+    away_s: float = 60.0
+    retry_s: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSettings:
+    """Limits of a turn.
+
+    Attributes:
+        deadline_s: a turn may take this long altogether.
+        max_moves: how often an answer may go on elsewhere.
+        max_retry_s: the longest pause before it does, where a replica said when to come back.
+        inline_chars: longer prompts are encoded in a thread; 5 characters take about 2 µs.
+        leave_s: how long a caller that leaves a stored turn waits for its record to be written.
+        journal: of stored turns.
+    """
+
+    deadline_s: float = 1800.0
+    max_moves: int = 3
+    max_retry_s: float = 2.0
+    inline_chars: int = 20_000
+    leave_s: float = 2.0
+    journal: JournalSettings = field(default_factory=JournalSettings)

@@ -1,0 +1,74 @@
+"""A turn that lives in this process only: no record, no journal; when its caller leaves, it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from cluster.errors import ClusterError
+from cluster.protocol import Served
+from services.conversations import ids
+from services.turns import splice
+from services.turns.draft import Draft, draft_chat
+from services.turns.events import ChatTurn, TurnEvent, TurnStarted
+from services.turns.metrics import Account
+from services.turns.parts import TurnParts
+from services.turns.production import Production
+
+
+class StatelessTurn:
+    """One stateless turn. ``events`` once."""
+
+    def __init__(self, parts: TurnParts, turn: ChatTurn) -> None:
+        self._parts = parts
+        self._turn = turn
+        self._created_at = int(time.time())
+        self._production: Production | None = None
+
+    async def events(self) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
+        """Yield ``TurnStarted``, then the numbered events. Closing it aborts the generation at once.
+
+        Raises:
+            ClusterError: at any point; ``failed`` makes a last event of it.
+        """
+        with Account(self._parts.metrics) as account:
+            draft = await draft_chat(self._parts, self._turn)
+            production = self._production = Production(self._parts, draft)
+            async with aclosing(production.frames()) as frames:
+                async for frame in frames:
+                    if isinstance(frame, Served):
+                        account.is_started = True
+                        yield self._started(draft, frame)
+                    else:
+                        for event in frame:
+                            yield event
+            for event in production.close():
+                yield event
+            end = await self._end(production)
+            account.outcome = end.kind.value
+            yield end
+
+    def failed(self, error: ClusterError, last: TurnEvent | None) -> TurnEvent:
+        """The last event of a started turn that ended in ``error``; ``last`` is the one its caller saw before."""
+        assert self._production is not None, "a started turn has a production"
+        return self._production.failed(error, last)
+
+    async def _end(self, production: Production) -> TurnEvent:
+        result = production.result()
+        if result.text:  # before the last event: whoever has seen it may send the answer back at once
+            turn, model = self._turn, self._parts.model
+            key = splice.answer_key(turn.tenant, model.fingerprint, turn.messages, result.text)
+            await self._parts.index.put(key, result.ids)
+        return production.end(result)
+
+    def _started(self, draft: Draft, served: Served) -> TurnStarted:
+        return TurnStarted(
+            response_id="",
+            item_id=ids.new_item(ids.new_conversation()),
+            conversation=None,
+            served=served,
+            seed=draft.request.sampling.seed,
+            prompt_tokens=draft.prompt_tokens,
+            created_at=self._created_at,
+        )
