@@ -1,0 +1,80 @@
+"""A gateway over fakes and memory, in process or behind a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from services.conversations.memory_store import MemoryConversationStore
+from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
+from services.tenants.authenticator import Authenticator
+from services.tenants.memory_keys import MemoryKeyStore
+from tests.fakes.fake_turns import FakeTurns
+
+MODEL = "chatglm3-6b"
+TENANT = "acme"
+
+
+async def ready() -> Readiness:
+    """A gateway whose parts are all there."""
+    return Readiness(ready=True, checks={"replicas": "2 of 2"})
+
+
+async def no_metrics() -> tuple[bytes, str]:
+    """A snapshot with one value."""
+    return b"# TYPE up gauge\nup 1\n", "text/plain; version=1.0.0; charset=utf-8"
+
+
+def make_deps(**changes: Any) -> GatewayDeps:
+    """Dependencies made of fakes and memory."""
+    fields: dict[str, Any] = {
+        "turns": FakeTurns(),
+        "store": MemoryConversationStore(),
+        "authenticator": Authenticator(MemoryKeyStore()),
+        "models": (ModelInfo(MODEL, 1_690_000_000, 8192, "fp_0123456789"),),
+        "readiness": ready,
+        "metrics": no_metrics,
+    }
+    return GatewayDeps(**(fields | changes))
+
+
+@asynccontextmanager
+async def connected(app: FastAPI, key: str = "") -> AsyncIterator[httpx.AsyncClient]:
+    """A plain HTTP client of an application in this process."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """The URL of a real server in this event loop; clients must be closed before it ends."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on")
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    await server.startup(sockets=[listener])
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await _stop(server)
+
+
+async def _stop(server: uvicorn.Server) -> None:
+    """Like the server's own shutdown, without its pauses."""
+    for listening in server.servers:
+        listening.close()
+    for connection in list(server.server_state.connections):
+        connection.shutdown()
+    await asyncio.gather(*server.server_state.tasks)
+    await server.lifespan.shutdown()
