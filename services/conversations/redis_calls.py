@@ -6,6 +6,7 @@ between is answered (``look``, ``more``), not overlooked.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -91,11 +92,12 @@ async def run_notes(redis: Redis, calls: Sequence[NoteCall]) -> list[Reply]:
 
 async def erase(redis: Redis, keys: Keys) -> bool:
     """Erase all of a root; False when there was nothing."""
+    name = secrets.token_hex(8)
     members: Any = await redis.smembers(keys.index)  # bytes
-    outcome = await _erase_once(redis, keys, members)
+    outcome = await _erase_once(redis, keys, name, members)
     existed = outcome[0] != b"absent"
     while outcome[0] == b"more":
-        outcome = await _erase_once(redis, keys, outcome[1:])
+        outcome = await _erase_once(redis, keys, name, outcome[1:])
     return existed
 
 
@@ -134,11 +136,12 @@ async def _pipeline_notes(redis: Redis, calls: Sequence[NoteCall]) -> list[Reply
         return [codec.decode_reply(raw) for raw in await execute(pipe)]
 
 
-async def _erase_once(redis: Redis, keys: Keys, members: Collection[bytes]) -> list[bytes]:
-    parts = [name.removeprefix(_TURN_MEMBER) for m in members if (name := m.decode()).startswith(_TURN_MEMBER)]
+async def _erase_once(redis: Redis, keys: Keys, name: str, members: Collection[bytes]) -> list[bytes]:
+    turn_members = [member.decode() for member in members if member.startswith(_TURN_MEMBER.encode())]
+    parts = [member.removeprefix(_TURN_MEMBER) for member in turn_members]
     of_turns = [key for part in parts for key in (keys.turn(part), keys.journal(part))]
     names = [keys.gone, keys.line, keys.items, keys.item, keys.index, *of_turns]
-    outcome: list[bytes] = await lines.ERASE.run(redis, names, [GONE_TTL_S, *members])
+    outcome: list[bytes] = await lines.ERASE.run(redis, names, [GONE_TTL_S, name, *members])
     return outcome
 
 

@@ -13,7 +13,6 @@ from services.conversations.scripts import lines
 from services.conversations.store import Reply, Verdict
 from tests.support.turns import TENANT, a_begin, a_commit, a_note
 
-
 pytestmark = pytest.mark.valkey
 HISTORY_TTL_S = 5000
 DAY_S = 86_400
@@ -150,7 +149,7 @@ async def test_an_erasure_that_was_cut_short_is_finished_by_the_next(store, plai
     """The conversation is unreadable at once, and the index keeps what is still to be deleted."""
     keys, _ = Keys.of_turn(TENANT, turn)
     async with Redis.from_url(plain_valkey.url) as client:
-        await lines.ERASE.run(client, [keys.gone, keys.line, keys.items, keys.item, keys.index], [DAY_S])
+        await lines.ERASE.run(client, [keys.gone, keys.line, keys.items, keys.item, keys.index], [DAY_S, "one"])
     await store.delete(TENANT, ids.conversation_of(turn))
     assert redis.keys("*") == [keys.gone.encode()]
 

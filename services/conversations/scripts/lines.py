@@ -85,14 +85,17 @@ ERASE: Final = Script("""
 -- are answered as 'more', and no further ones can begin, for the tombstone stands. Deleting comes first because a
 -- server out of memory refuses SADD unless the script has already written.
 -- KEYS 1 gone, 2 line, 3 items, 4 item, 5 ix, then each turn's record and journal
--- ARGV 1 tombstone ttl (s), then the ix members whose keys are given
+-- ARGV 1 tombstone ttl (s), 2 random name of this erasure (so that it, sent again, knows its own work), then the ix
+--      members whose keys are given
 -- Replies {'absent'}, {'ok'} or {'more', ix member, ...}
-if redis.call('EXISTS', KEYS[2], KEYS[5]) == 0 then return {'absent'} end
+if redis.call('EXISTS', KEYS[2], KEYS[5]) == 0 then
+  return {redis.call('SISMEMBER', KEYS[1], ARGV[2]) == 1 and 'ok' or 'absent'}
+end
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4])
-redis.call('SADD', KEYS[1], '*')
+redis.call('SADD', KEYS[1], '*', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 for i = 6, #KEYS do redis.call('UNLINK', KEYS[i]) end
-for i = 2, #ARGV do redis.call('SREM', KEYS[5], ARGV[i]) end
+for i = 3, #ARGV do redis.call('SREM', KEYS[5], ARGV[i]) end
 local left = redis.call('SMEMBERS', KEYS[5])
 if #left == 0 then return {'ok'} end
 return {'more', unpack(left)}

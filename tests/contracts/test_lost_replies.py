@@ -1,0 +1,69 @@
+"""Every command is executed twice, as after a lost reply: its caller cannot tell, and nothing is done twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import NotFoundError
+from services.conversations import ids
+from services.conversations.records import Item
+from services.conversations.redis_link import RedisLink
+from services.conversations.redis_store import RedisConversationStore
+from services.conversations.store import Reply, Verdict
+from services.tenants.redis_keys import RedisKeyStore
+from tests.support.lossy import LossyRedis
+from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
+
+pytestmark = pytest.mark.valkey
+
+
+@pytest.fixture
+async def link(plain_valkey):
+    made = RedisLink(LossyRedis.from_url(plain_valkey.url))
+    yield made
+    await made.close()
+    plain_valkey.flush()
+
+
+@pytest.fixture
+def store(link):
+    return RedisConversationStore(link)
+
+
+async def test_a_conversation_is_created_once(store):
+    """Its first items are there once."""
+    made = await store.create(TENANT, metadata={}, items=[Item(id="", role="user", text="一")])
+    line = await store.load(TENANT, made.id)
+    assert [item.text for item in line.items] == ["一"]
+
+
+async def test_a_conversation_is_deleted_once(store):
+    """The deletion whose reply was lost succeeds; a later one finds nothing."""
+    made = await store.create(TENANT, metadata={})
+    await store.delete(TENANT, made.id)
+    with pytest.raises(NotFoundError):
+        await store.delete(TENANT, made.id)
+
+
+async def test_a_turn_is_taken_through_its_states(store):
+    """Begin, claim, note and commit end where they would have ended without a loss."""
+    made = await store.create(TENANT, metadata={})
+    turn = ids.new_response(made.id)
+    assert await store.begin(a_begin(turn, lease_s=0.0)) == Reply(Verdict.OK, value=1)
+    assert await store.claim(TENANT, turn, owner="b", lease_s=LEASE_S) == Reply(Verdict.OK, value=0)
+    assert await store.note([a_note(turn, 0, [1, 2], owner="b")]) == [Reply(Verdict.OK, value=2)]
+    assert await store.commit(a_commit(turn, owner="b")) == Reply(Verdict.DONE, value=1)
+    record = await store.turn(TENANT, turn)
+    assert (record.fence, await store.journal(TENANT, turn)) == (2, [1, 2])
+    assert len((await store.load(TENANT, made.id)).items) == 2
+
+
+async def test_keys_are_made_rotated_and_revoked_once(link):
+    """One key is one key, and a rotation leaves exactly one that works."""
+    keys = RedisKeyStore(link)
+    first, _ = await keys.create(TENANT, "laptop")
+    second, _ = await keys.rotate(first.id)
+    assert {(key.id, key.revoked_at is None) for key in await keys.list()} == {(first.id, False), (second.id, True)}
+    await keys.revoke(second.id)
+    assert await keys.find(second.id) is not None
+    assert all(key.revoked_at for key in await keys.list())
