@@ -148,12 +148,27 @@ class BlockManager:
     def discard(self, table: BlockTable) -> None:
         """Empty ``table`` and forget its pages, because their contents are in doubt (NaN, a failed step).
 
-        A page that another table holds stays; when that table fails too, the page goes with it.
+        Cached pages that continue them go too, or a bad page would stay for their sake. A page that another table
+        holds stays; if it is bad, that table fails in turn and takes it along. O(cached pages).
         """
+        for node in reversed(self._cached_below(table.path[1:])):
+            del self._lru[node.page]
+            self._unindex(node)
+            self._free.append(node.page)
         for node in reversed(table.path[1:]):
-            if self._refs[node.page] == 1 and not node.num_children:
+            if self._refs[node.page] == 1:
                 self._unindex(node)
         self.release(table)
+
+    def _cached_below(self, nodes: list[Node]) -> list[Node]:
+        """The CACHED descendants of ``nodes``, parents before their children."""
+        above, found = set(nodes), []
+        for page in reversed(self._lru):  # children were released before their parents
+            node = self._nodes[page]
+            if node is not None and node.parent in above:
+                above.add(node)
+                found.append(node)
+        return found
 
     def clear_cache(self) -> None:
         """Forget every page that nobody holds."""

@@ -33,6 +33,7 @@ class FakeRunner:
     Attributes:
         vocab_size: drawn ids lie below it.
         nan_token: a prompt that holds it gives non-finite logits.
+        nan_pages: pages whose contents went bad; a row that sees one gives non-finite logits. Writing heals a page.
         failures: the next steps that raise RuntimeError instead of computing.
         violations: every paging mistake seen; the engine survives the exception, a test must look here.
         computed: tokens computed so far.
@@ -43,6 +44,7 @@ class FakeRunner:
         self.page_size = page_size
         self.vocab_size = vocab_size
         self.nan_token = nan_token
+        self.nan_pages: set[int] = set()
         self.failures = 0
         self.violations: list[str] = []
         self.computed = 0
@@ -103,6 +105,7 @@ class FakeRunner:
             chain = _mix(chain, token)
             self._token[slot], self._chain[slot] = token, chain
         self._position[slots[start:]] = expected
+        self.nan_pages -= {slot // self.page_size for slot in slots[start:].tolist() if slot % self.page_size == 0}
 
     def _attend(self, slots: np.ndarray) -> None:
         self._require((self._position[slots] == np.arange(len(slots))).all(), "a slot holds another position")
@@ -116,8 +119,12 @@ class FakeRunner:
         for i, r in enumerate(sampling.rows.tolist()):
             chain = int(self._chain[tables[r][-1]])
             ids.append(_token(chain, float(sampling.temperature[i]), float(sampling.uniform[i]), self.vocab_size))
-            finite.append(not (self._token[tables[r]] == self.nan_token).any())
+            finite.append(self._is_finite(tables[r]))
         return StepResult(token_ids=np.array(ids, dtype=np.int32), finite=np.array(finite, dtype=np.bool_))
+
+    def _is_finite(self, slots: np.ndarray) -> bool:
+        has_nan_page = not self.nan_pages.isdisjoint((slots // self.page_size).tolist())
+        return not has_nan_page and not (self._token[slots] == self.nan_token).any()
 
     def _require(self, condition: object, message: str) -> None:
         if not condition:

@@ -1,0 +1,245 @@
+"""Pages: handing out, sharing, keeping, finding again, evicting."""
+
+from array import array
+from collections.abc import Iterable
+
+import pytest
+
+from cluster.engine import block_manager
+from cluster.engine.block_manager import BlockManager, BlockTable
+
+PAGE = 4
+
+
+def tokens(ids: Iterable[int]) -> "array[int]":
+    return array("i", ids)
+
+
+def make_manager(num_pages: int = 9) -> BlockManager:
+    return BlockManager(num_pages=num_pages, page_size=PAGE, model_id="m")
+
+
+def computed(manager: BlockManager, ids: Iterable[int], salt: str = "a") -> BlockTable:
+    """A table whose tokens are all computed, found ones included."""
+    table, token_ids = manager.open(salt), tokens(ids)
+    manager.extend(table, token_ids)
+    assert manager.grow(table, len(token_ids))
+    manager.commit(table, token_ids, len(token_ids))
+    return table
+
+
+def found(manager: BlockManager, ids: Iterable[int], salt: str = "a") -> int:
+    """Tokens that a new sequence would find."""
+    table = manager.open(salt)
+    num_tokens = manager.extend(table, tokens(ids))
+    manager.release(table)
+    return num_tokens
+
+
+def test_null_page_is_never_handed_out() -> None:
+    """A table that takes the whole pool does not get page 0."""
+    manager = make_manager()
+    table = computed(manager, range(8 * PAGE))
+    assert sorted(table.pages) == list(range(1, 9))
+
+
+def test_shortage_is_reported_and_changes_nothing() -> None:
+    """A table that asks for more than there is gets False and no page."""
+    manager = make_manager()
+    held = computed(manager, range(6 * PAGE))
+    table = manager.open("a")
+    assert not manager.grow(table, 3 * PAGE)
+    assert (len(table.pages), manager.num_available) == (0, 2)
+    manager.debug_check([held, table])
+
+
+def test_released_pages_are_found_again() -> None:
+    """After a release every full page of the prefix is found."""
+    manager = make_manager()
+    manager.release(computed(manager, range(11)))
+    assert found(manager, range(11)) == 8
+    assert (manager.num_active, manager.num_cached) == (0, 2)
+
+
+def test_one_token_is_always_left_to_compute() -> None:
+    """A fully cached prompt leaves its last page uncovered, for without a token there are no logits."""
+    manager = make_manager()
+    manager.release(computed(manager, range(8)))
+    assert found(manager, range(8)) == 4
+    assert found(manager, range(9)) == 8
+
+
+def test_partial_page_is_dropped() -> None:
+    """The tail that does not fill a page goes back to the free pages at once."""
+    manager = make_manager()
+    manager.release(computed(manager, range(3)))
+    assert (manager.num_cached, manager.num_available) == (0, 8)
+
+
+def test_page_is_shared_while_its_owner_runs() -> None:
+    """A second sequence finds the pages of one that still runs, and they outlive it."""
+    manager = make_manager()
+    first = computed(manager, range(10))
+    second = computed(manager, range(12))
+    assert list(second.pages[:2]) == list(first.pages[:2])
+    manager.release(first)
+    manager.debug_check([second])
+    assert manager.num_active == 3
+
+
+def test_other_prefix_is_not_found() -> None:
+    """A page with the same tokens behind another prefix is another page."""
+    manager = make_manager()
+    manager.release(computed(manager, [1, 1, 1, 1, 2, 2, 2, 2, 3]))
+    assert found(manager, [9, 9, 9, 9, 2, 2, 2, 2, 3]) == 0
+    assert found(manager, [2, 2, 2, 2, 3]) == 0
+
+
+def test_salts_share_nothing() -> None:
+    """The same tokens under another salt are not found and take pages of their own."""
+    manager = make_manager()
+    first = computed(manager, range(9), salt="a")
+    second = computed(manager, range(9), salt="b")
+    assert not set(first.pages) & set(second.pages)
+    manager.debug_check([first, second])
+
+
+def test_models_have_different_keys() -> None:
+    """Keys are rooted in the model, so that pools of two models could never be confused."""
+    keys = [
+        BlockManager(num_pages=2, page_size=PAGE, model_id=model).open(salt).path[0].key
+        for model, salt in [("m", "a"), ("ma", ""), ("", "ma"), ("m", "b")]
+    ]
+    assert len(set(keys)) == 4
+
+
+def test_same_page_computed_twice_is_kept_once() -> None:
+    """Of two sequences that compute the same page at once, the second takes the first's page and frees its own."""
+    manager = make_manager()
+    one, two, ids = manager.open("a"), manager.open("a"), tokens(range(9))
+    for table in (one, two):
+        assert manager.grow(table, 9)
+    own = two.pages[0]
+    for table in (one, two):
+        manager.commit(table, ids, 9)
+    assert list(one.pages[:2]) == list(two.pages[:2])
+    assert own not in two.pages
+    assert manager.num_available == 8 - 4
+    manager.debug_check([one, two])
+
+
+def test_oldest_path_goes_first_and_from_its_leaf() -> None:
+    """Eviction takes the longest unused conversation, last page first."""
+    manager = make_manager(num_pages=5)
+    manager.release(computed(manager, [1] * 8))
+    manager.release(computed(manager, [2] * 8))
+    held = computed(manager, [3] * 4)
+    assert (found(manager, [1] * 9), found(manager, [2] * 9)) == (4, 8)
+    manager.debug_check([held])
+    assert manager.evicted_pages == 1
+
+
+def test_use_makes_a_path_young() -> None:
+    """A prefix that was used again is evicted after one that was not."""
+    manager = make_manager(num_pages=5)
+    manager.release(computed(manager, [1] * 8))
+    manager.release(computed(manager, [2] * 8))
+    assert found(manager, [1] * 9) == 8
+    held = computed(manager, [3] * 8)
+    assert (found(manager, [1] * 9), found(manager, [2] * 9)) == (8, 0)
+    manager.debug_check([held])
+
+
+def test_held_pages_are_never_evicted() -> None:
+    """A path in use survives any pressure."""
+    manager = make_manager(num_pages=5)
+    held = computed(manager, [1] * 8)
+    for i in range(2, 9):
+        manager.release(computed(manager, [i] * 8))
+        manager.debug_check([held])
+    assert found(manager, [1] * 9) == 8
+
+
+def test_cleared_cache_leaves_every_page_free() -> None:
+    """Once everything is released and the cache cleared, nothing is found and nothing is missing."""
+    manager = make_manager()
+    manager.release(computed(manager, range(20)))
+    manager.clear_cache()
+    manager.debug_check([])
+    assert (manager.num_cached, manager.num_available, found(manager, range(20))) == (0, 8, 0)
+
+
+def test_discarded_pages_are_forgotten() -> None:
+    """Pages of a failed sequence are not found again."""
+    manager = make_manager()
+    manager.discard(computed(manager, range(11)))
+    assert (found(manager, range(11)), manager.num_cached, manager.num_available) == (0, 0, 8)
+
+
+def test_cached_pages_behind_discarded_ones_are_forgotten() -> None:
+    """What was computed on top of a page in doubt goes with it; other conversations stay."""
+    manager = make_manager(num_pages=20)
+    manager.release(computed(manager, range(20)))
+    manager.release(computed(manager, [*range(8), *[9] * 8]))
+    manager.release(computed(manager, [7] * 8))
+    manager.discard(computed(manager, range(6)))
+    manager.debug_check([])
+    assert [found(manager, ids) for ids in (range(20), [*range(8), *[9] * 9], [7] * 9)] == [0, 0, 8]
+
+
+def test_discarded_page_goes_with_its_last_holder() -> None:
+    """A page in doubt stays while another holds it, and goes when that one fails too."""
+    manager = make_manager()
+    one, two = computed(manager, range(11)), computed(manager, range(11))
+    manager.discard(one)
+    manager.debug_check([two])
+    assert found(manager, range(11)) == 8
+    manager.discard(two)
+    assert found(manager, range(11)) == 0
+
+
+def test_tenants_that_left_cost_nothing() -> None:
+    """The root of a salt goes with its last page."""
+    manager = make_manager()
+    for i in range(50):
+        manager.release(computed(manager, range(9), salt=f"tenant-{i}"))
+    manager.clear_cache()
+    assert len(manager._roots) == 0
+
+
+def test_equal_digests_of_different_pages_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if a digest collided, tokens are compared: nothing false is found, and the second page is not kept."""
+    monkeypatch.setattr(block_manager, "_digest", lambda *_: b"same")
+    manager = make_manager()
+    manager.release(computed(manager, [1] * 5))
+    assert found(manager, [2] * 5) == 0
+    second = computed(manager, [2] * 9)
+    assert second.num_indexed == 0
+    manager.debug_check([second])
+    assert found(manager, [1] * 5) == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda manager, table: manager._free.append(table.pages[0]),
+        lambda manager, _: manager._free.pop(),
+        lambda manager, table: manager._refs.__setitem__(table.pages[0], 2),
+        lambda manager, _: manager._index.popitem(),
+        lambda _, table: setattr(table.path[1], "num_children", 5),
+        lambda _, table: setattr(table.path[1], "tokens", table.path[2].tokens),
+        lambda _, table: table.pages.reverse(),
+        lambda manager, table: manager._nodes.__setitem__(table.pages[2], table.path[2]),
+        lambda manager, _: manager._lru.move_to_end(next(reversed(manager._lru)), last=False),
+    ],
+    ids=["double", "lost", "count", "index", "children", "tokens", "order", "written", "lru"],
+)
+def test_debug_check_sees_damage(damage) -> None:
+    """Each kind of damage to the bookkeeping fails the check."""
+    manager = make_manager()
+    manager.release(computed(manager, [5] * 8))
+    table = computed(manager, range(10))
+    manager.debug_check([table])
+    damage(manager, table)
+    with pytest.raises(AssertionError):
+        manager.debug_check([table])

@@ -1,0 +1,103 @@
+"""Block managers with one deliberate mistake each: the tests of the engine must notice every one of them."""
+
+from __future__ import annotations
+
+from array import array
+
+from cluster.engine.block_manager import BlockManager, BlockTable, Node
+
+
+class ForgetsHolders(BlockManager):
+    """Counts one holder of a page, however many there are."""
+
+    def _hold(self, page: int) -> None:
+        super()._hold(page)
+        self._refs[page] = 1
+
+
+class FreesIndexedPages(BlockManager):
+    """Gives a released page out again while the index still names it."""
+
+    def _retire(self, page: int) -> None:
+        super()._retire(page)
+        if page in self._lru:
+            del self._lru[page]
+            self._free.append(page)
+
+
+class IgnoresThePrefix(BlockManager):
+    """Takes any page with the same tokens, whatever stands before it."""
+
+    def _find(self, parent: Node, tokens: bytes) -> Node | None:
+        return next((node for node in self._index.values() if node.tokens == tokens), None)
+
+
+class IgnoresTheSalt(BlockManager):
+    """Lets tenants find each other's pages."""
+
+    def open(self, salt: str) -> BlockTable:
+        del salt
+        return super().open("everyone")
+
+
+class IndexesTooEarly(BlockManager):
+    """Indexes the page that is being written as if it were full."""
+
+    def commit(self, table: BlockTable, token_ids: array[int], num_computed: int) -> None:
+        end = min(len(table.pages), len(token_ids) // self.page_size) * self.page_size
+        super().commit(table, token_ids, max(num_computed, end))
+
+
+class CoversEverything(BlockManager):
+    """Serves the whole prompt from the cache and leaves no token to compute."""
+
+    def extend(self, table: BlockTable, token_ids: array[int]) -> int:
+        return super().extend(table, array("i", [*token_ids, 0]))
+
+
+class ReleasesHeadFirst(BlockManager):
+    """Puts a path's first page in front, so that eviction cuts the path in the middle."""
+
+    def release(self, table: BlockTable) -> None:
+        table.pages.reverse()
+        super().release(table)
+
+
+class KeepsDuplicates(BlockManager):
+    """Keeps its own copy of a page that is indexed already, but counts it as indexed."""
+
+    def _replace(self, table: BlockTable, i: int, page: int) -> None:
+        del table, i, page
+
+
+class SharesTheNewestPage(BlockManager):
+    """Gives the page that it gave last once more."""
+
+    def grow(self, table: BlockTable, num_tokens: int) -> bool:
+        before = len(table.pages)
+        has_grown = super().grow(table, num_tokens)
+        if has_grown and len(table.pages) > before:
+            table.pages[-1], self.newest = getattr(self, "newest", table.pages[-1]), table.pages[-1]
+        return has_grown
+
+
+class LeaksTails(BlockManager):
+    """Forgets to give back pages that were never full."""
+
+    def _retire(self, page: int) -> None:
+        if self._nodes[page] is not None:
+            super()._retire(page)
+
+
+BROKEN = [
+    ForgetsHolders,
+    FreesIndexedPages,
+    IgnoresThePrefix,
+    IgnoresTheSalt,
+    IndexesTooEarly,
+    CoversEverything,
+    ReleasesHeadFirst,
+    KeepsDuplicates,
+    LeaksTails,
+    SharesTheNewestPage,
+]
