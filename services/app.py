@@ -13,12 +13,10 @@ from ray.serve.config import RequestRouterConfig
 
 from cluster.replica.config import ReplicaConfig
 from cluster.replica.deployment import Replica
-from services.args import AppArgs
+from services.args import GATEWAY, REPLICA, AppArgs
 from services.gateway.config import GatewayConfig
 from services.gateway.deployment import Gateway
 
-REPLICA = "Replica"
-GATEWAY = "Gateway"
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
 
@@ -37,23 +35,23 @@ def build(arguments: dict[str, Any]) -> Application:
         max_waiting=args.max_waiting,
     )
     replica = serve.deployment(
-        Replica,
         name=REPLICA,
         max_ongoing_requests=config.max_ongoing_requests,
-        request_router_config=RequestRouterConfig(
-            request_router_class="cluster.router.conversation_router.ConversationRouter",
-            request_router_kwargs={"soft_capacity": args.max_num_seqs},
-            request_routing_stats_period_s=1,
-            request_routing_stats_timeout_s=5,
+        request_router_config=RequestRouterConfig.model_validate(
+            {
+                "request_router_class": "cluster.router.conversation_router.ConversationRouter",
+                "request_router_kwargs": {"soft_capacity": args.max_num_seqs},
+                "request_routing_stats_period_s": 1,
+                "request_routing_stats_timeout_s": 5,
+            }
         ),
         ray_actor_options={"num_cpus": 0, "num_gpus": 1 if args.device == "cuda" else 0},
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=args.longest_turn_s,
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(config)
+    )(Replica).bind(config)
     gateway = serve.deployment(
-        serve.ingress()(Gateway),
         name=GATEWAY,
         max_ongoing_requests=10_000,
         ray_actor_options={"num_cpus": 0},
@@ -61,8 +59,8 @@ def build(arguments: dict[str, Any]) -> Application:
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=args.longest_turn_s,
         graceful_shutdown_wait_loop_s=0.2,
-    )
-    return gateway.bind(
+    )(serve.ingress()(Gateway))
+    application: Application = gateway.bind(
         GatewayConfig(
             model_path=args.model_path,
             model_name=args.model_name,
@@ -71,3 +69,4 @@ def build(arguments: dict[str, Any]) -> Application:
         ),
         replica,
     )
+    return application

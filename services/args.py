@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+REPLICA = "Replica"  # names of the deployments
+GATEWAY = "Gateway"
+
 
 class AppArgs(BaseModel):
     """Arguments of the application; every value is resolved (no ``auto``).

@@ -16,13 +16,13 @@ import httpx
 import ray
 from ray import serve
 from ray.serve.context import _get_global_client  # the only way to a declarative deploy without the dashboard
-from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeDeploySchema
 
 from cluster.errors import ConfigurationError
-from services.app import GATEWAY, REPLICA
-from services.args import AppArgs
+from services.args import GATEWAY, REPLICA, AppArgs
 from services.conversations.redis_link import RedisLink
 from services.embedded import EmbeddedValkey
+from services.serve_status import running_of
 from services.settings import ClusterSettings
 from services.state import Endpoint, StateFolder
 from services.tenants.keys import split_key
@@ -134,7 +134,9 @@ def serve_config(settings: ClusterSettings, args: AppArgs) -> ServeDeploySchema:
 
 def _deploy(config: ServeDeploySchema, say: Say) -> None:
     serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
-    _get_global_client().deploy_apps(config)
+    client = _get_global_client()
+    assert client is not None
+    client.deploy_apps(config)
     deadline = time.monotonic() + START_TIMEOUT_S
     said = ""
     while time.monotonic() < deadline:
@@ -143,23 +145,23 @@ def _deploy(config: ServeDeploySchema, say: Say) -> None:
             return
         if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             raise ConfigurationError(f"The cluster did not start: {_reason(status)}")
-        progress = "; ".join(_progress(name, d.replica_states) for name, d in status.deployments.items())
-        if progress != said:
+        if (progress := _progress(status)) != said:
             said = progress
             say(progress)
         time.sleep(0.2)
     raise ConfigurationError("The cluster did not start in time; see the logs of Ray Serve.")
 
 
-def _progress(name: str, states: dict[str, int]) -> str:
-    running, total = states.get("RUNNING", 0), sum(states.values())
-    return f"{name.lower()}s ready: {running} of {total}"
+def _progress(status: ApplicationStatusOverview) -> str:
+    states = {name: deployment.replica_states for name, deployment in status.deployments.items()}
+    parts = [f"{name.lower()}s ready: {running_of(s)} of {sum(s.values())}" for name, s in states.items() if s]
+    return "; ".join(parts)
 
 
-def _reason(status: object) -> str:
-    deployments = getattr(status, "deployments", {})
-    messages = [d.message for d in deployments.values() if d.message] or [getattr(status, "message", "")]
-    return messages[0].strip().splitlines()[-1]
+def _reason(status: ApplicationStatusOverview) -> str:
+    """The last line of what Serve says: the exception, without its traceback."""
+    messages = [deployment.message for deployment in status.deployments.values() if deployment.message]
+    return (messages or [status.message])[0].strip().splitlines()[-1]
 
 
 def _wait_until_answers(url: str) -> None:

@@ -7,6 +7,8 @@ import secrets
 import socket
 from collections.abc import Mapping
 
+from cluster.channel.connection import SECRET_VARIABLE
+
 LONGEST_TURN_S = 900
 
 DEFAULTS: Mapping[str, str] = {
@@ -27,7 +29,7 @@ def prepare() -> None:
     """Complete this process's environment; what the operator has set stays."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("CHATGLM_CHANNEL_SECRET", secrets.token_urlsafe(32))
+    os.environ.setdefault(SECRET_VARIABLE, secrets.token_urlsafe(32))
     for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
         os.environ.setdefault(name, str(_free_port()))  # the defaults collide between two clusters on one machine
 

@@ -25,6 +25,7 @@ from cluster.channel.messages import (
 )
 from cluster.errors import ChannelError
 
+SECRET_VARIABLE: Final = "CHATGLM_CHANNEL_SECRET"  # noqa: S105 - the variable that holds it, in every process
 HANDSHAKE_TIMEOUT_S: Final = 2.0
 MAX_HANDSHAKE_FRAME_BYTES: Final = 1024
 MAX_UNSENT_BYTES: Final = 8 * 2**20

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from ray import serve
 
+from cluster.channel.connection import SECRET_VARIABLE
 from cluster.engine.client import EngineClient
 from cluster.metrics.deployment import Reporter
 from cluster.protocol import GenerateRequest
@@ -19,7 +20,6 @@ from cluster.replica.outcome import encode_outcome
 from cluster.replica.turns import ReplicaTurns
 from cluster.router.pinning import Wish, reason
 
-SECRET_VARIABLE = "CHATGLM_CHANNEL_SECRET"  # noqa: S105 - the name of the variable, not a secret
 STALL_LIMIT_S = 60.0
 LOAD_STEP = 8  # published load is rounded up to this, so that Serve's broadcasts stay rare
 

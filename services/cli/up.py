@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,9 +130,9 @@ def _greeting(url: str, key: str, model: str) -> str:
 
 curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}'
 
-python3 -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='{key}'); \
-print(c.chat.completions.create(model='{model}', messages=[dict(role='user', content='Hello!')]) \\
-.choices[0].message.content)"
+{sys.executable} -c "import httpx; print(httpx.post('{url}/v1/chat/completions', timeout=60, \
+headers=dict(authorization='Bearer {key}'), json=dict(model='{model}', \
+messages=[dict(role='user', content='Hello!')])).json()['choices'][0]['message']['content'])"
 
 Ctrl-C stops everything.
 """

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from cluster.channel.connection import SECRET_VARIABLE
 from cluster.errors import StoreUnavailableError
 from cluster.metrics.deployment import Reporter
 from cluster.metrics.families import CONTENT_TYPE
 from cluster.model.config import load_config
-from cluster.replica.deployment import SECRET_VARIABLE
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.backend.ray import RayBackend
 from services.conversations.redis_index import RedisIdIndex
@@ -31,12 +31,11 @@ from services.gateway.config import GatewayConfig
 from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
 from services.gateway.families import gateway_families
 from services.gateway.metrics import GatewayCounters
+from services.serve_status import ReplicaWatch
 from services.tenants.authenticator import Authenticator
 from services.tenants.redis_keys import RedisKeyStore
 from services.turns.service import TurnService
 from services.turns.settings import ServedModel
-
-STATUS_CACHE_S = 1.0
 
 
 class Gateway:
@@ -49,7 +48,7 @@ class Gateway:
         self._counters = GatewayCounters()
         self._reporter = Reporter(f"gateway-{self._name}", self._families)
         self._backend = RayBackend(
-            replicas, name=self._name, secret=os.environ[SECRET_VARIABLE].encode(), host=ray.util.get_node_ip_address()
+            replicas, name=self._name, secret=os.environ[SECRET_VARIABLE].encode(), host=_node_address()
         )
         self._link = RedisLink(config.redis_url)
         self._store = RedisConversationStore(self._link, history_ttl_s=config.history_ttl_s)
@@ -107,25 +106,9 @@ class Gateway:
         return Readiness(ready=running > 0, checks={"replicas": str(running), "history": history})
 
 
-class ReplicaWatch:
-    """How many model replicas run, as the Serve controller knows it; asked at most once a second."""
-
-    def __init__(self, app_name: str) -> None:
-        self._app_name = app_name
-        self._asked_at = -STATUS_CACHE_S
-        self._running = 0
-
-    async def running(self) -> int:
-        """Running replicas; the last known number when the controller does not answer."""
-        if time.monotonic() - self._asked_at >= STATUS_CACHE_S:
-            self._asked_at = time.monotonic()
-            with suppress(ray.exceptions.RayError, TimeoutError):
-                self._running = await asyncio.wait_for(asyncio.to_thread(self._ask), timeout=2)
-        return self._running
-
-    def _ask(self) -> int:
-        states = serve.status().applications[self._app_name].deployments["Replica"].replica_states
-        return int(states.get("RUNNING", 0))
+def _node_address() -> str:
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call] # Ray does not annotate it
+    return address
 
 
 def _served_model(config: GatewayConfig, tokenizer: ChatGLM3Tokenizer) -> ServedModel:
