@@ -81,6 +81,11 @@ class Scheduler:
         """Whether a step would compute or report something."""
         return bool(self._sequences or self._outputs)
 
+    @property
+    def tokens_to_compute(self) -> int:
+        """Tokens that sequences still need before their next draw, queued and running. O(sequences)."""
+        return sum([len(seq.token_ids) - seq.num_computed for seq in self._sequences.values()])
+
     def add(self, request: GenerateRequest, now: float) -> None:
         """Queue a request at time ``now``.
 
@@ -287,11 +292,6 @@ class Scheduler:
         self.running = [seq for seq in self.running if seq.state is SequenceState.RUNNING]
 
     # -- checking ---------------------------------------------------------------------------------------------------
-
-    @property
-    def tokens_to_compute(self) -> int:
-        """Tokens that sequences still need before their next draw, queued and running. O(sequences)."""
-        return sum([len(seq.token_ids) - seq.num_computed for seq in self._sequences.values()])
 
     def debug_check(self) -> None:
         """Assert the invariants of queue, batch and pages between two steps. O(everything); for tests."""
