@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
 from services.gateway.app import create_app
-from services.gateway.deps import GatewayDeps
+from services.gateway.deps import GatewayDeps, GatewayLimits
+from services.tenants.authenticator import Authenticator
+from services.tenants.memory_keys import MemoryKeyStore
 from tests.fakes.fake_turns import FakeTurns
-from tests.support.gateway import MODEL, serving
+from tests.support.gateway import MODEL, make_deps, serving
 
 STREAM = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
 PLAIN = STREAM | {"stream": False}
@@ -101,8 +104,40 @@ async def test_leaving_while_the_turn_waits_to_start(app: FastAPI, key: str, tur
             await is_over.wait()
 
 
-async def _call(app: FastAPI, key: str, body: dict[str, Any]) -> None:
-    """One request straight into the application, from a client that stays and reads everything."""
+async def test_a_client_that_does_not_read_is_dropped(turns: FakeTurns, keys: MemoryKeyStore, key: str) -> None:
+    """A write that stays blocked ends the turn and is counted; the request itself ends quietly."""
+    turns.gate.clear()
+    limits = GatewayLimits(write_timeout_s=0.001)
+    deps = make_deps(turns=turns, authenticator=Authenticator(keys), limits=limits)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    await _call(create_app(deps), key, STREAM, send)
+    assert turns.closed.is_set()
+    assert deps.counters.snapshot().slow_clients == 1
+
+
+async def test_a_silent_turn_keeps_its_connection(turns: FakeTurns, keys: MemoryKeyStore, key: str) -> None:
+    """While the engine thinks, comments go out, and the official clients' parsers skip them."""
+    turns.gate.clear()
+    limits = GatewayLimits(keep_alive_s=0.001)
+    deps = make_deps(turns=turns, authenticator=Authenticator(keys), limits=limits)
+    async with serving(create_app(deps)) as url:
+        reader, writer = await _ask(url, key, STREAM)
+        await reader.readuntil(b": keep-alive\n\n")
+        turns.gate.set()
+        await reader.readuntil(b"data: [DONE]\n\n")
+        writer.close()
+
+
+async def _ignore(message: Any) -> None:
+    """Send to a client that reads everything."""
+
+
+async def _call(app: FastAPI, key: str, body: dict[str, Any], send: Callable[[Any], Awaitable[None]] = _ignore) -> None:
+    """One request straight into the application, from a client that stays."""
     pending = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
 
     async def receive() -> dict[str, Any]:
@@ -110,9 +145,6 @@ async def _call(app: FastAPI, key: str, body: dict[str, Any]) -> None:
             return pending.pop()
         await asyncio.Event().wait()
         raise AssertionError
-
-    async def send(message: Any) -> None:
-        pass
 
     headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
     scope = {
