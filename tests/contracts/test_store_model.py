@@ -33,7 +33,10 @@ LINES = st.tuples(st.sampled_from(["load", "items"]))
 CALLS = st.one_of(BEGINS, BEGINS, CLAIMS, NOTES, NOTES, COMMITS, COMMITS, READS, LINES)
 OPENING = st.just(("begin", 0, "a", 0, 60.0, True))
 SEQUENCES = st.tuples(
-    OPENING, st.lists(st.tuples(CALLS, st.integers(1, 2)), max_size=30), st.booleans(), st.lists(CALLS, max_size=5)
+    OPENING,
+    st.lists(st.tuples(CALLS, st.integers(1, 2)), min_size=12, max_size=40),
+    st.booleans(),
+    st.lists(CALLS, max_size=5),
 )
 
 
@@ -137,7 +140,7 @@ def _timeless(answer: Any) -> Any:
 
 
 @pytest.mark.valkey
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(sequence=SEQUENCES)
 async def test_both_stores_answer_every_sequence_alike(plain_valkey, sequence):
     """Two owners, three turns, leases that live or have run out, repeated calls, erasure and late writers."""

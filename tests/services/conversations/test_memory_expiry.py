@@ -1,0 +1,118 @@
+"""The memory store keeps and forgets on the key map's times, by a clock of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import NotFoundError
+from services.conversations import ids
+from services.conversations.memory_index import MemoryIdIndex
+from services.conversations.memory_store import MemoryConversationStore
+from services.conversations.store import Reply, Verdict
+from tests.support.turns import TENANT, a_begin, a_commit, a_note
+
+DAY_S = 86_400
+HISTORY_TTL_S = 30 * DAY_S
+
+
+class Clock:
+    """Stands still until told otherwise."""
+
+    now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def store(clock):
+    return MemoryConversationStore(clock=clock, history_ttl_s=HISTORY_TTL_S)
+
+
+@pytest.fixture
+async def turn(store):
+    made = await store.create(TENANT, metadata={})
+    name = ids.new_response(made.id)
+    await store.begin(a_begin(name, lease_s=15.0, deadline_s=600.0))
+    await store.note([a_note(name, 0, [1, 2], lease_s=15.0)])
+    return name
+
+
+async def test_a_lease_frees_the_conversation_when_it_runs_out(store, clock, turn):
+    """Fifteen seconds after the owner's last write the next turn may claim."""
+    other = ids.new_response(ids.conversation_of(turn))
+    clock.now += 14.9
+    assert await store.begin(a_begin(other)) == Reply(Verdict.BUSY, turn=turn)
+    clock.now += 0.1
+    assert await store.begin(a_begin(other)) == Reply(Verdict.EXPIRED, turn=turn)
+
+
+async def test_a_conversation_expires_after_its_last_turn(store, clock, turn):
+    """The commit renews it; then it is not found, nor is its turn."""
+    clock.now += 60
+    await store.commit(a_commit(turn))
+    clock.now += HISTORY_TTL_S - 1
+    assert (await store.load(TENANT, ids.conversation_of(turn))).version == 1
+    clock.now += 1
+    for read in (store.load(TENANT, ids.conversation_of(turn)), store.turn(TENANT, turn)):
+        with pytest.raises(NotFoundError):
+            await read
+
+
+async def test_a_journal_ends_five_minutes_after_its_turn(store, clock, turn):
+    """Readers that still tail it have that long."""
+    await store.commit(a_commit(turn))
+    clock.now += 299
+    assert await store.journal(TENANT, turn) == [1, 2]
+    clock.now += 1
+    assert await store.journal(TENANT, turn) == []
+
+
+async def test_an_abandoned_turn_frees_its_line_with_its_record(store, clock, turn):
+    """A day after its deadline nothing is left to claim."""
+    clock.now += 600 + DAY_S
+    other = ids.new_response(ids.conversation_of(turn))
+    assert (await store.load(TENANT, ids.conversation_of(turn))).active == turn
+    assert await store.begin(a_begin(other)) == Reply(Verdict.OK, value=2)
+
+
+async def test_a_tombstone_is_forgotten_after_a_day(store, clock, turn):
+    """By then every late writer has given up; the turn is absent for good."""
+    await store.delete(TENANT, ids.conversation_of(turn))
+    clock.now += DAY_S - 1
+    assert await store.note([a_note(turn, 2, [3])]) == [Reply(Verdict.GONE)]
+    clock.now += 1
+    assert await store.note([a_note(turn, 2, [3])]) == [Reply(Verdict.ABSENT)]
+
+
+async def test_reading_what_nobody_made_keeps_nothing(store):
+    """A stranger's guesses do not fill the memory."""
+    for _ in range(100):
+        with pytest.raises(NotFoundError):
+            await store.load(TENANT, ids.new_conversation())
+    assert store._roots == {}
+
+
+async def test_an_index_entry_lives_a_day(clock):
+    """As long as in Redis."""
+    index = MemoryIdIndex(clock=clock)
+    await index.put(b"k", [1])
+    clock.now += DAY_S - 1
+    assert await index.get([b"k"]) == [[1]]
+    clock.now += 1
+    assert await index.get([b"k"]) == [None]
+
+
+async def test_a_full_index_forgets_what_was_not_used():
+    """Least recently used goes first; reading counts as use."""
+    index = MemoryIdIndex(max_entries=2)
+    await index.put(b"a", [1])
+    await index.put(b"b", [2])
+    await index.get([b"a"])
+    await index.put(b"c", [3])
+    assert await index.get([b"a", b"b", b"c"]) == [[1], None, [3]]
