@@ -31,10 +31,10 @@ _REASONS = {
 }
 
 
-def body_of(shape: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+def body_of(shape: type[BaseModel]) -> dict[str, Any]:
     """``openapi_extra`` of a route that reads this body."""
     content = {"application/json": {"schema": {"$ref": _REF.format(model=shape.__name__)}}}
-    return {"requestBody": {"required": required, "content": content}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def answers(shape: type[BaseModel], *errors: int, is_streamed: bool = False) -> dict[int | str, dict[str, Any]]:

@@ -22,13 +22,15 @@ PLAIN = STREAM | {"stream": False}
 PATIENCE_S = 10  # how long a broken gateway may take to be called broken
 
 
-async def _ask(url: str, key: str, body: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _ask(
+    url: str, key: str, body: dict[str, Any], *, missing: int = 0
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     content = json.dumps(body).encode()
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n%s" % (key.encode(), len(content), content)
+        b"authorization: Bearer %s\r\ncontent-length: %d\r\n\r\n%s" % (key.encode(), len(content) + missing, content)
     )
     return reader, writer
 
@@ -58,6 +60,19 @@ async def test_leaving_between_events(url: str, key: str, turns: FakeTurns) -> N
     writer.close()
     async with asyncio.timeout(PATIENCE_S):
         await turns.closed.wait()
+
+
+async def test_leaving_while_sending(deps: GatewayDeps, key: str, turns: FakeTurns) -> None:
+    """A client that leaves in the middle of its own body starts no turn, and is not an error."""
+    async with serving(create_app(deps)) as url:
+        _, writer = await _ask(url, key, STREAM, missing=10)
+        async with asyncio.timeout(PATIENCE_S):
+            while not deps.counters.open_requests:  # noqa: ASYNC110 - a plain counter
+                await asyncio.sleep(0)
+        writer.close()
+    assert list(deps.counters.requests) == [("/v1/chat/completions", "gone")]
+    assert deps.counters.errors == {}
+    assert turns.asked == []
 
 
 async def test_a_finished_answer_is_not_an_abort(url: str, key: str, turns: FakeTurns) -> None:

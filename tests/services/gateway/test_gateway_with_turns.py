@@ -109,6 +109,22 @@ async def test_a_conversation_of_six_turns(ai: openai.AsyncOpenAI, store: Memory
     assert kept[1::2] == [("assistant", text) for text in texts]
 
 
+async def test_the_sync_client_does_the_same(url: str, key: str) -> None:
+    """The synchronous client holds a conversation, plain and streamed, and reads it back."""
+
+    def talk() -> tuple[list[str], list[str]]:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=20) as ai:
+            conversation = ai.conversations.create().id
+            plain = ai.responses.create(model=MODEL, input="Hi", conversation=conversation)
+            stream = ai.responses.create(model=MODEL, input="More", conversation=conversation, stream=True)
+            streamed = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+            items = list(ai.conversations.items.list(conversation, order="asc"))
+            return [plain.output_text, streamed], [item.content[0].text for item in items]  # type: ignore[union-attr]
+
+    said, kept = await asyncio.to_thread(talk)
+    assert kept == ["Hi", said[0], "More", said[1]]
+
+
 async def test_a_streamed_turn_is_kept(ai: openai.AsyncOpenAI) -> None:
     """The streamed text is the one the conversation keeps, under the ids the stream named."""
     conversation = await ai.conversations.create()
