@@ -21,7 +21,6 @@ from cluster.errors import (
     DeadlineExceededError,
     GenerationFailedError,
     NoReplicaError,
-    OverloadedError,
     RetryLaterError,
     TurnError,
 )
@@ -139,9 +138,12 @@ class Attempts:
             self.cached_tokens = finish.usage.cached_tokens
 
     async def _move(self, lost: ChannelError | RetryLaterError) -> None:
-        is_refusal = isinstance(lost, RetryLaterError)
-        if is_refusal and self.served is None:
+        """Prepare the next attempt, or raise what there is to say when there is none."""
+        if isinstance(lost, RetryLaterError) and self.served is None:
             raise lost
+        if isinstance(lost, NoReplicaError) and self._avoid != self._request.avoid:
+            self._avoid = self._request.avoid  # nobody else is left, but one that was lost may be back
+            return
         if self.moves >= self._settings.max_moves:
             raise self._given_up() from lost
         self.moves += 1
@@ -156,9 +158,7 @@ class Attempts:
         return TurnError(f"The answer was lost {self.moves + 1} times; the last replica was {self.served.rank}.")
 
     def _avoid_lost(self, lost: ChannelError | RetryLaterError) -> None:
-        if isinstance(lost, NoReplicaError):
-            self._avoid = self._request.avoid  # nobody else is left: one that was lost may be back
-        elif self.served is not None and not isinstance(lost, OverloadedError):
+        if self.served is not None and isinstance(lost, ChannelError):
             self._avoid = tuple(dict.fromkeys((*self._avoid, self.served.incarnation)))
 
     def _left_s(self) -> float:

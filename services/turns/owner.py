@@ -95,6 +95,8 @@ class TurnOwner:
         production = self._production = Production(self._parts, accepted.draft)
         try:
             error = await self._generate(accepted, ticket, production)
+            if error is None:
+                self.outbox.put(production.close())
         finally:
             await self._journal.close(ticket)  # from here on the commit is the only write
         if ticket.error is not None:
@@ -141,7 +143,6 @@ class TurnOwner:
         )
 
     async def _record(self, accepted: Accepted, ticket: Ticket, production: Production) -> str:
-        self.outbox.put(production.close())
         result = production.result()
         state = _STATES.get(result.reason) or (self._ending or Ending.CANCELLED).value
         await self._commit(self._commit_of(accepted, production, state, result), ticket)

@@ -5,7 +5,7 @@ they come, so another process can rebuild a stream from a journal and go on in t
 text: a stop string found in the text is answered by cutting the ids, so that the next turn's prompt holds what the
 client has seen and nothing else.
 
-One id costs about 2.5 µs here (benchmarks: ``tests/benchmarks/bench_turns.py``); the budget is 5 µs.
+One id costs about 2.5 µs here, 4 with two stop strings (``tests/benchmarks/bench_turns.py``); the budget is 5 µs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,64 @@
+"""A conversation store that goes away, loses replies or is held up when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from cluster.errors import StoreUnavailableError
+from services.conversations.memory_store import MemoryConversationStore
+from services.conversations.store import Begin, Commit, Note, Reply
+
+
+class UnsteadyStore(MemoryConversationStore):
+    """The memory store with switches.
+
+    Attributes:
+        is_away: every write and load raises StoreUnavailableError.
+        gate: while it is unset, writes wait in front of the store.
+        lost_commits: so many commits are done but their replies are lost.
+        note_reply: overrides the reply to every note.
+        notes: every call of ``note``, in order.
+        commits: every commit, in order.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        if clock is None:
+            super().__init__()
+        else:
+            super().__init__(clock=clock)
+        self.is_away = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.lost_commits = 0
+        self.note_reply: Reply | None = None
+        self.notes: list[list[Note]] = []
+        self.commits: list[Commit] = []
+
+    async def begin(self, begin: Begin) -> Reply:
+        await self._pass()
+        return await super().begin(begin)
+
+    async def note(self, notes: Sequence[Note]) -> list[Reply]:
+        await self._pass()
+        self.notes.append(list(notes))
+        replies = await super().note(notes)
+        return replies if self.note_reply is None else [self.note_reply] * len(notes)
+
+    async def commit(self, commit: Commit) -> Reply:
+        await self._pass()
+        self.commits.append(commit)
+        reply = await super().commit(commit)
+        if self.lost_commits:
+            self.lost_commits -= 1
+            raise _away()
+        return reply
+
+    async def _pass(self) -> None:
+        await self.gate.wait()
+        if self.is_away:
+            raise _away()
+
+
+def _away() -> StoreUnavailableError:
+    return StoreUnavailableError("The history store does not answer.", retry_after_s=1.0)
