@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -56,6 +55,7 @@ class Gateway:
         self._authenticator = Authenticator(RedisKeyStore(self._link))
         tokenizer = ChatGLM3Tokenizer.from_pretrained(config.model_path)
         self._model = _served_model(config, tokenizer)
+        self._created = int(Path(config.model_path, "config.json").stat().st_mtime)  # the same on every gateway
         self._turns = TurnService(
             backend=self._backend, store=self._store, index=self._index, tokenizer=tokenizer, model=self._model
         )
@@ -69,7 +69,7 @@ class Gateway:
                 turns=self._turns,
                 store=self._store,
                 authenticator=self._authenticator,
-                models=(ModelInfo(model.name, int(time.time()), model.context_length, model.fingerprint),),
+                models=(ModelInfo(model.name, self._created, model.context_length, model.fingerprint),),
                 readiness=self._readiness,
                 metrics=self._metrics,
                 counters=self._counters,

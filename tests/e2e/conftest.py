@@ -1,0 +1,18 @@
+"""One cluster for all tests that leave it as they found it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.cluster import ClusterProcess
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
+    """A running cluster: random weights, float32, 2 replicas, 2 gateways, embedded Valkey."""
+    running = ClusterProcess(tmp_path_factory.mktemp("cluster") / "state", "--gateways", "2")
+    running.start()
+    yield running
+    assert running.stop() == [], "processes outlived the cluster"

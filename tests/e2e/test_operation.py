@@ -1,0 +1,192 @@
+"""What an operator relies on: metrics of the whole cluster, freed resources, survival of outages."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import httpx
+import pytest
+from openai import APIStatusError, InternalServerError
+
+from tests.support.cluster import ClusterProcess, run_command, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+ENDLESS = {
+    "model": "chatglm3",
+    "messages": [{"role": "user", "content": "Count for ever."}],
+    "stream": True,
+    "max_tokens": 1900,
+    "ignore_eos": True,
+}
+
+
+def generated(cluster: ClusterProcess) -> float:
+    """Tokens sampled by all replicas since they started."""
+    return cluster.metrics()["chatglm_generated_tokens_total"]
+
+
+def settled(cluster: ClusterProcess) -> float:
+    """Tokens sampled, once nothing runs and two reporting periods have brought no more."""
+    seen, since = -1.0, time.monotonic()
+
+    def is_settled() -> bool:
+        nonlocal seen, since
+        metrics = cluster.metrics()
+        now = metrics["chatglm_generated_tokens_total"]
+        if now != seen or metrics["chatglm_turns{state=running}"]:
+            seen, since = now, time.monotonic()
+        return time.monotonic() - since > 1.2
+
+    wait_until(is_settled, timeout_s=20, what="the cluster is idle")
+    return seen
+
+
+def test_every_gateway_shows_the_same_snapshot_of_all_processes(cluster: ClusterProcess) -> None:
+    """Whoever answers, each gateway and each replica is there with a label of its own."""
+    cluster.client().chat.completions.create(
+        model="chatglm3", messages=[{"role": "user", "content": "Hi"}], max_tokens=8
+    )
+
+    def processes() -> set[str]:
+        text = httpx.get(f"{cluster.url}/metrics", headers={"Connection": "close"}).text
+        return {part.split('"')[0] for part in text.split('process="')[1:]}
+
+    wait_until(lambda: len(processes()) == 4, timeout_s=10, what="two gateways and two replicas report")
+    assert len({frozenset(processes()) for _ in range(6)}) == 1
+    expected = {
+        "chatglm_generated_tokens_total", "chatglm_prompt_tokens_total", "chatglm_cached_tokens_total",
+        "chatglm_tokens_per_second", "chatglm_time_to_first_token_seconds_count",
+        "chatglm_inter_token_latency_seconds_count", "chatglm_turns{state=running}", "chatglm_turns{state=waiting}",
+        "chatglm_pages{state=active}", "chatglm_pins_total{why=pinned}",
+    }  # fmt: skip
+    wait_until(lambda: expected <= cluster.metrics().keys(), timeout_s=5, what="all metrics are there")
+
+
+def test_counts_follow_what_clients_received(cluster: ClusterProcess) -> None:
+    """Tokens generated grow by exactly what a plain request was charged."""
+    before = settled(cluster)
+    usage = (
+        cluster.client()
+        .chat.completions.create(
+            model="chatglm3",
+            messages=[{"role": "user", "content": "Hi"}],
+            max_tokens=30,
+            extra_body={"ignore_eos": True},
+        )
+        .usage
+    )
+    assert usage is not None
+    wait_until(lambda: generated(cluster) == before + usage.completion_tokens, timeout_s=5, what="the count")
+
+
+def test_a_client_that_leaves_frees_its_place_at_once(cluster: ClusterProcess) -> None:
+    """After the socket closes, hardly any token more is computed, and the pages are free again."""
+    before = settled(cluster)
+    headers = {"Authorization": f"Bearer {cluster.key}"}
+    received, begin = 0, 0.0
+    with httpx.stream("POST", f"{cluster.url}/v1/chat/completions", json=ENDLESS, headers=headers) as response:
+        for line in response.iter_lines():
+            begin = begin or time.monotonic()
+            received += line.startswith("data:")
+            if received == 60:
+                break
+        rate = received / (time.monotonic() - begin)
+    wasted = settled(cluster) - before - received
+    assert cluster.metrics()["chatglm_pages{state=active}"] == 0
+    assert wasted <= max(0.25 * rate, 1) + 16  # 250 ms of generation, two steps, and deltas without text
+
+
+def test_without_redis_stored_turns_are_refused_and_chat_goes_on(cluster: ClusterProcess) -> None:
+    """503 with Retry-After for what needs history, answers for what does not, and recovery by itself."""
+    client = cluster.client()
+    conversation = client.conversations.create().id
+    hello = [{"role": "user", "content": "Hi"}]
+    for _ in range(6):
+        client.chat.completions.create(model="chatglm3", messages=hello, max_tokens=4)  # every gateway knows the key
+    (valkey,) = cluster.named("valkey-server")
+    valkey.suspend()
+    try:
+        with pytest.raises(InternalServerError) as refused:
+            client.with_options(timeout=4).responses.create(model="chatglm3", conversation=conversation, input="Hi")
+        assert refused.value.status_code == 503
+        assert int(refused.value.response.headers["retry-after"]) >= 1
+        assert client.chat.completions.create(model="chatglm3", messages=hello, max_tokens=4).choices
+    finally:
+        valkey.resume()
+
+    def works() -> bool:
+        try:
+            return bool(client.responses.create(model="chatglm3", conversation=conversation, input="Hi").id)
+        except APIStatusError:
+            return False
+
+    wait_until(works, timeout_s=20, what="stored turns work again")
+
+
+def test_without_replicas_turns_wait_or_are_refused_and_work_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """After kill -9 of every replica: nothing but answers and 503s, and service without a restart by hand."""
+    cluster = ClusterProcess(tmp_path_factory.mktemp("one") / "state", "--replicas", "1")
+    cluster.start()
+    try:
+        client = cluster.client()
+        hello = [{"role": "user", "content": "Hi"}]
+        for replica in cluster.named("ServeReplica:chatglm:Replica"):
+            replica.kill()
+        refusals = []
+
+        def works() -> bool:
+            try:
+                client.chat.completions.create(model="chatglm3", messages=hello, max_tokens=4)
+            except APIStatusError as error:
+                refusals.append((error.status_code, "retry-after" in error.response.headers))
+                return False
+            return True
+
+        wait_until(works, timeout_s=90, what="a replacement serves")
+        assert set(refusals) <= {(503, True)}
+    finally:
+        cluster.stop()
+
+
+def test_a_killed_cluster_keeps_its_conversations(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """After kill -9 of every process, started again on the same folder, the conversation is complete and goes on."""
+    cluster = ClusterProcess(tmp_path_factory.mktemp("killed") / "state", "--replicas", "1")
+    cluster.start()
+    try:
+        client = cluster.client()
+        conversation = client.conversations.create().id
+        options = {"model": "chatglm3", "conversation": conversation, "max_output_tokens": 16}
+        said = [client.responses.create(input=text, **options).output_text for text in ("One", "Two", "Three")]
+        time.sleep(1.1)  # the embedded server's append-only file is synced once a second
+        cluster.kill_everything()
+        cluster.start()
+        client = cluster.client()
+        items = client.conversations.items.list(conversation, order="asc", limit=20).data
+        texts = [part.text for item in items for part in item.content]
+        assert texts == ["One", said[0], "Two", said[1], "Three", said[2]]
+        fourth = client.responses.create(input="Four", **options)
+        assert fourth.usage is not None
+        assert len(client.conversations.items.list(conversation, limit=20).data) == 8
+    finally:
+        assert cluster.stop(signal.SIGTERM) == [], "processes outlived the cluster"
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--model", "/nowhere/at/all"], ["/nowhere/at/all"]),
+        (["--replicas", "0"], ["--replicas", "greater than or equal to 1"]),
+        (["--dtype", "int3"], ["--dtype", "float32"]),
+        (["--port", "99999"], ["--port"]),
+        (["--redis-url", "http://x"], ["--redis-url", "redis://"]),
+    ],
+)
+def test_a_wrong_value_stops_at_once_with_one_sentence(tmp_path: object, options: list[str], names: list[str]) -> None:
+    """Exit status 2, one line that names the option, no traceback."""
+    done = run_command("up", *options, state_dir=tmp_path)  # type: ignore[arg-type]
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for name in names:
+        assert name in done.stderr
