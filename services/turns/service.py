@@ -64,7 +64,7 @@ class TurnService:
             settings=settings or TurnSettings(),
             metrics=self.metrics,
         )
-        self._journal = Journal(store, self._parts.settings.journal)
+        self._journal = Journal(store, self._parts.settings.journal, self._parts.clock)
         self._owners: dict[asyncio.Task[None], TurnOwner] = {}
 
     async def start(self) -> None:
