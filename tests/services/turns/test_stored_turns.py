@@ -142,6 +142,17 @@ async def test_a_commit_whose_reply_was_lost_is_sent_again(kit):
     assert len((await line_of(kit, conversation)).items) == 2
 
 
+async def test_a_slow_reader_gets_the_rest_of_a_recorded_turn_whenever_it_likes(kit):
+    """Once the answer is committed no lease is needed to say it."""
+    events = kit.service.respond(kit.stored_turn())
+    started = await anext(events)
+    await until(lambda: not kit.service._owners)
+    kit.service._journal.clock = lambda: 1e12  # ages later
+    rest = [event async for event in events]
+    assert await state_of(kit, started.response_id) is TurnState.COMPLETED
+    assert (deltas(rest), rest[-1].kind) == (TEXT, EventKind.COMPLETED)
+
+
 async def test_an_answer_cut_by_its_limit_is_kept_as_incomplete(kit):
     """Item and record say so."""
     conversation = await kit.conversation()
