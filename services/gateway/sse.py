@@ -22,8 +22,14 @@ HEADERS = {
 }
 
 
+# Line ends to Unicode and to many clients' line readers, though not to the format: written as JSON escapes.
+LINE_ENDS = tuple((mark.encode(), f"\\u{ord(mark):04x}".encode()) for mark in "\x85\u2028\u2029")
+
+
 def frame(data: bytes, *, event: str = "", event_id: str = "") -> bytes:
     """One event; ``data`` is JSON on one line."""
+    for mark, escape in LINE_ENDS:
+        data = data.replace(mark, escape)
     head = f"event: {event}\n" if event else ""
     if event_id:
         head += f"id: {event_id}\n"

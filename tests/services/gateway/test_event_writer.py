@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.gateway.connection import SlowClientError
 from services.gateway.sse import KEEP_ALIVE, EventWriter, frame
@@ -132,3 +136,12 @@ def test_framing() -> None:
     """An event has its name, its id and one line of data."""
     assert frame(b"{}", event="e", event_id="1.ff") == b"event: e\nid: 1.ff\ndata: {}\n\n"
     assert frame(b"{}") == b"data: {}\n\n"
+
+
+@given(st.text())
+def test_an_event_is_one_line_to_every_line_reader(text: str) -> None:
+    """Unicode's own line ends are escaped, and the text is unchanged for who parses it."""
+    data = frame(msgspec.json.encode({"text": text})).decode()
+    line, *rest = data.splitlines()
+    assert rest == [""]
+    assert json.loads(line.removeprefix("data: ")) == {"text": text}
