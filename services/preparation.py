@@ -44,7 +44,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         redis_url=settings.redis_url or "",
         device=device,
         dtype=_dtype(settings, device),
-        threads=settings.threads or max(1, (os.cpu_count() or 1) // settings.replicas),
+        threads=settings.threads or default_threads(os.cpu_count() or 1, settings.replicas),
         kv_cache_bytes=_kv_cache_bytes(settings, device),
         max_num_seqs=settings.max_num_seqs,
         max_batched_tokens=settings.max_batched_tokens,
@@ -52,6 +52,15 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         history_ttl_s=int(settings.history_ttl_days * 86400),
         longest_turn_s=LONGEST_TURN_S,
     )
+
+
+def default_threads(cores: int, replicas: int) -> int:
+    """CPU threads per replica: one core is left to gateways, proxy and Ray.
+
+    A step's threads wait for each other, so one of them losing its core to a gateway stops them all (measured on two
+    cores: 1.2 times the tokens per second through HTTP with one thread instead of two, docs/benchmarks/serving.md).
+    """
+    return max(1, (cores - 1) // replicas)
 
 
 def _device(settings: ClusterSettings) -> str:

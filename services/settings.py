@@ -33,7 +33,7 @@ class ClusterSettings(BaseSettings):
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = Field(
         None, description="KV pool per replica; none: 0.25 on CPU, what is left of the GPU else"
     )
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads per replica; 0: cores / replicas")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads per replica; 0: (cores - 1) / replicas")
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
     max_batched_tokens: Annotated[int, Field(ge=16, le=65536)] = 512
     max_waiting: Annotated[int, Field(ge=0)] = 256

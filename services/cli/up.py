@@ -40,7 +40,9 @@ def up(
     kv_cache_gib: Annotated[
         float | None, _option("KV pool per replica in GiB; default 0.25 on CPU, the GPU's rest else.", "kv_cache_gib")
     ] = None,
-    threads: Annotated[int | None, _option("CPU threads per replica; default cores / replicas.", "threads")] = None,
+    threads: Annotated[
+        int | None, _option("CPU threads per replica; default (cores - 1) / replicas.", "threads")
+    ] = None,
     max_num_seqs: Annotated[int | None, _option("Turns in a replica's batch; default 64.", "max_num_seqs")] = None,
     max_batched_tokens: Annotated[
         int | None, _option("Tokens of one engine step; default 512.", "max_batched_tokens")

@@ -55,6 +55,7 @@ WORDS = [
     "and",
     "trade",
 ]
+SETTLE_S = 1.0  # threads of the server before may still spin
 
 
 @dataclass(frozen=True)
@@ -165,26 +166,28 @@ async def run(server: Server, options: argparse.Namespace, streams: int, seed: s
 async def measure(servers: list[Server], options: argparse.Namespace) -> dict[tuple[str, int], list[Load]]:
     """All rounds, after one unmeasured run per server."""
     loads: dict[tuple[str, int], list[Load]] = {}
+    begun = time.time_ns()  # no prompt is ever asked twice, so that no server finds it cached
     for server in servers:
-        await run(server, options, 1, "warm-up")
+        await run(server, options, 1, f"{begun}-warm-up")
     for number in range(options.rounds):
         for streams in options.concurrency:
-            for server in servers:
-                load = await run(server, options, streams, f"{number}-{streams}")
+            for server in servers[:: 1 if number % 2 else -1]:  # nobody always comes right after the other
+                await asyncio.sleep(SETTLE_S)
+                load = await run(server, options, streams, f"{begun}-{number}-{streams}")
                 loads.setdefault((server.name, streams), []).append(load)
                 print(f"round {number + 1}: {server.name} × {streams}: {load.rate:.1f} tok/s", file=sys.stderr)  # noqa: T201
     return loads
 
 
-def table(loads: dict[tuple[str, int], list[Load]]) -> str:
+def table(loads: dict[tuple[str, int], list[Load]], order: list[str]) -> str:
     """Markdown: medians over the rounds, and each server against the first one at the same concurrency."""
-    first = next(iter(loads))[0]
+    first = min(loads, key=lambda key: order.index(key[0]))[0]
     rates = {key: statistics.median(load.rate for load in runs) for key, runs in loads.items()}
     rows = [
         "| server | streams | tok/s | first ÷ this | TTFT p50 ms | last turn's TTFT p50 ms |",
         "|---|---|---|---|---|---|",
     ]
-    for (name, streams), runs in loads.items():
+    for (name, streams), runs in sorted(loads.items(), key=lambda item: (item[0][1], order.index(item[0][0]))):
         ttft = statistics.median(s for load in runs for s in load.first_s) * 1e3
         last = statistics.median(s for load in runs for s in load.last_turn_first_s) * 1e3
         ratio = rates[first, streams] / rates[name, streams]
@@ -196,7 +199,7 @@ def main() -> None:
     """Measure and print."""
     options = parse()
     servers = [Server(name, *address.split(",")) for name, address in (s.split("=", 1) for s in options.server)]
-    print(table(asyncio.run(measure(servers, options))))  # noqa: T201
+    print(table(asyncio.run(measure(servers, options)), [server.name for server in servers]))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""From the operator's wishes to the application's arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import CheckpointError, ConfigurationError
+from services.preparation import default_threads, prepare
+from services.settings import read_settings
+from services.state import StateFolder
+
+
+@pytest.mark.parametrize(("cores", "replicas", "threads"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (16, 1, 15), (16, 4, 3)])
+def test_one_core_is_left_to_the_rest_of_the_cluster(cores: int, replicas: int, threads: int) -> None:
+    """Every replica has at least one thread, and all of them together leave a core."""
+    assert default_threads(cores, replicas) == threads
+
+
+def test_without_a_model_a_random_one_is_made_once_and_said_to_be_random(tmp_path: Path) -> None:
+    """The second start finds the first one's checkpoint."""
+    said: list[str] = []
+    settings = read_settings(state_dir=tmp_path, device="cpu")
+    first = prepare(settings, StateFolder(tmp_path), said.append)
+    written = Path(first.model_path, "model.safetensors").stat().st_mtime_ns
+    assert prepare(settings, StateFolder(tmp_path), said.append) == first
+    assert Path(first.model_path, "model.safetensors").stat().st_mtime_ns == written
+    assert sum("RANDOM" in line for line in said) == 2
+    assert first.dtype == "float32"
+
+
+def test_a_truncated_checkpoint_is_refused_by_file(tmp_path: Path) -> None:
+    """Before anything is started, with the name of the file."""
+    settings = read_settings(state_dir=tmp_path, device="cpu")
+    made = Path(prepare(settings, StateFolder(tmp_path), lambda _: None).model_path)
+    weights = made / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        prepare(read_settings(state_dir=tmp_path, device="cpu", model=made), StateFolder(tmp_path), lambda _: None)
+
+
+def test_a_missing_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for CUDA on a machine without it stops at once."""
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    with pytest.raises(ConfigurationError, match="--device cuda"):
+        prepare(read_settings(state_dir=tmp_path, device="cuda", model=tmp_path), StateFolder(tmp_path), lambda _: None)
