@@ -36,7 +36,7 @@ class ClusterSettings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads per replica; 0: (cores - 1) / replicas")
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
     max_batched_tokens: Annotated[int, Field(ge=16, le=65536)] = 512
-    max_waiting: Annotated[int, Field(ge=0)] = 256
+    max_waiting: Annotated[int, Field(ge=1, le=65536)] = 256
     history_ttl_days: Annotated[float, Field(gt=0)] = 30
 
     @field_validator("redis_url")

@@ -33,5 +33,9 @@ class ReplicaConfig:
 
     @property
     def max_ongoing_requests(self) -> int:
-        """What Serve may hand over at once: all that the engine can hold, so that turns never wait in Serve."""
-        return self.max_num_seqs + self.max_waiting
+        """What Serve may hand over at once: well above what the engine holds.
+
+        So the engine refuses, at once and with a time to come back, and turns never wait in Serve, where waiting for
+        one replica would block turns for others.
+        """
+        return 2 * (self.max_num_seqs + self.max_waiting) + 64
