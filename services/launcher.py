@@ -69,7 +69,7 @@ def running_cluster(settings: ClusterSettings, args: AppArgs, state: StateFolder
         key = asyncio.run(_first_key(args.redis_url, state))
         say("starting Ray")
         _start_ray(settings)
-        stack.callback(_stop_ray)
+        stack.callback(_stop_ray, state)
         url = f"http://127.0.0.1:{settings.port}"
         _deploy(serve_config(settings, args), say)
         _wait_until_answers(url)
@@ -98,6 +98,7 @@ async def _admits(store: RedisKeyStore, text: str) -> bool:
 
 
 def _start_ray(settings: ClusterSettings) -> None:
+    logging.getLogger("ray").setLevel(logging.WARNING)
     needed = settings.replicas + settings.gateways + 4
     ray.init(
         address="local",
@@ -174,9 +175,14 @@ def _wait_until_answers(url: str) -> None:
     raise ConfigurationError(f"The cluster started, but {url} does not answer; is the port free?")
 
 
-def _stop_ray() -> None:
-    """Let running turns end for a bounded time, then stop what is left."""
-    stopping = threading.Thread(target=serve.shutdown, daemon=True)
-    stopping.start()
-    stopping.join(STOP_TIMEOUT_S)
-    ray.shutdown()
+def _stop_ray(state: StateFolder) -> None:
+    """Let running turns end for a bounded time, then stop what is left.
+
+    Ray reports every process that it ends; that goes to a log, not to the person who asked for it.
+    """
+    state.logs.mkdir(parents=True, exist_ok=True)
+    with (state.logs / "stop.log").open("w") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+        stopping = threading.Thread(target=serve.shutdown, daemon=True)
+        stopping.start()
+        stopping.join(STOP_TIMEOUT_S)
+        ray.shutdown()

@@ -25,11 +25,17 @@ DEFAULTS: Mapping[str, str] = {
 }
 
 
+# Whoever reaches an unauthenticated Ray cluster can run code in it.
+RAY_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
 def prepare() -> None:
     """Complete this process's environment; what the operator has set stays."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault(SECRET_VARIABLE, secrets.token_urlsafe(32))
+    if not any(name in os.environ for name in RAY_AUTHENTICATION):
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
         os.environ.setdefault(name, str(_free_port()))  # the defaults collide between two clusters on one machine
 
