@@ -29,6 +29,7 @@ QUESTIONS = [
 ]
 TOKENS = 40
 PAGE = 16
+NEAR_TIE = 1e-4  # logits closer than this may be ordered either way by another batch
 
 
 def talk(cluster: ClusterProcess, **options: Any) -> tuple[str, list[tuple[Response, str]]]:
@@ -69,7 +70,7 @@ def test_a_conversation_stays_on_one_replica_and_reuses_its_cache(cluster: Clust
 
 
 def test_cached_answers_equal_cold_ones(cluster: ClusterProcess) -> None:
-    """Greedy ids of each turn are those of a model that computes the same prompt from nothing."""
+    """Greedy ids of each turn are those of a model that computes the same prompt from nothing, up to near-ties."""
     conversation, _ = talk(cluster, temperature=0)
     folder = cluster.state_dir / "models" / "random-demo"
     tokenizer, model = ChatGLM3Tokenizer.from_pretrained(folder), ColdModel(folder)
@@ -78,7 +79,10 @@ def test_cached_answers_equal_cold_ones(cluster: ClusterProcess) -> None:
     for turn in range(len(QUESTIONS)):
         history, question, answer = items[: 2 * turn], items[2 * turn], items[2 * turn + 1]
         prompt = prompt_ids(tokenizer, stored_messages(None, history, [question]))
-        assert model.greedy(prompt, tokens=TOKENS, stop_ids=tokenizer.stop_ids) == answer.ids
+        cold = model.greedy(prompt, tokens=TOKENS, stop_ids=tokenizer.stop_ids)
+        assert answer.ids is not None
+        same = next((i for i, (a, b) in enumerate(zip(cold, answer.ids, strict=False)) if a != b), len(answer.ids))
+        assert cold == answer.ids or model.margin(prompt + cold[:same]) < NEAR_TIE
 
 
 def test_the_same_seed_gives_the_same_answer(cluster: ClusterProcess) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from openai import APIStatusError, InternalServerError
+from openai import APIStatusError, ConflictError, InternalServerError
 
 from tests.support.cluster import ClusterProcess, run_command, wait_until
 
@@ -190,3 +191,70 @@ def test_a_wrong_value_stops_at_once_with_one_sentence(tmp_path: object, options
     assert "Traceback" not in done.stderr
     for name in names:
         assert name in done.stderr
+
+
+def test_a_full_engine_refuses_at_once_and_recovers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """More turns than batch and queue hold: the rest are 429 with Retry-After, those accepted all end."""
+    cluster = ClusterProcess(
+        tmp_path_factory.mktemp("full") / "state", "--replicas", "1", "--max-num-seqs", "2", "--max-waiting", "2"
+    )
+    cluster.start()
+    try:
+        body = {**ENDLESS, "stream": False, "max_tokens": 400}
+        headers = {"Authorization": f"Bearer {cluster.key}"}
+
+        def ask(_: int) -> httpx.Response:
+            return httpx.post(f"{cluster.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(ask, range(12)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert {answer.json()["error"]["code"] for answer in refused} == {"overloaded"}
+        assert ask(0).status_code == 200
+    finally:
+        cluster.stop()
+
+
+def test_one_turn_at_a_time_in_a_conversation(cluster: ClusterProcess) -> None:
+    """A second turn meets 409 while the first runs, and works once it has ended."""
+    client = cluster.client()
+    conversation = client.conversations.create().id
+    with client.responses.create(
+        model="chatglm3", conversation=conversation, input="Hi", stream=True, extra_body={"ignore_eos": True}
+    ) as first:
+        next(iter(first))
+        with pytest.raises(ConflictError) as busy:
+            client.responses.create(model="chatglm3", conversation=conversation, input="Me too")
+    assert busy.value.code == "conversation_busy"
+
+    def works() -> bool:
+        try:
+            return bool(client.responses.create(model="chatglm3", conversation=conversation, input="Now?").id)
+        except ConflictError:
+            return False
+
+    wait_until(works, timeout_s=20, what="the conversation is free again")
+
+
+def test_a_replica_that_dies_in_mid_answer_costs_a_pause(cluster: ClusterProcess) -> None:
+    """With kill -9 of one replica under it, a stream goes on at the other one and says what it would have said."""
+    client = cluster.client()
+    request = {
+        "model": "chatglm3",
+        "messages": [{"role": "user", "content": "A long story, please."}],
+        "temperature": 0,
+        "max_tokens": 1200,
+        "extra_body": {"ignore_eos": True},
+    }
+    whole = client.chat.completions.create(**request).choices[0].message.content
+    spent = {replica: sum(replica.cpu_times()[:2]) for replica in cluster.named("ServeReplica:chatglm:Replica")}
+    text = ""
+    for number, chunk in enumerate(client.chat.completions.create(**request, stream=True)):
+        text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+        if number == 100:
+            max(spent, key=lambda replica: sum(replica.cpu_times()[:2]) - spent[replica]).kill()
+    assert text == whole
+    wait_until(lambda: cluster.metrics()["chatglm_turn_moves_total"] >= 1, timeout_s=5, what="the move is counted")
+    wait_until(lambda: len(cluster.named("ServeReplica:chatglm:Replica")) == 2, timeout_s=60, what="a replacement")

@@ -11,6 +11,7 @@ import torch
 from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
 from cluster.engine.runner import ModelRunner, num_pages_for
+from cluster.model.attention import ContiguousAttention
 from cluster.model.loader import load_model
 from cluster.protocol import GenerateRequest, SamplingParams, Tokens
 
@@ -22,13 +23,21 @@ class ColdModel:
 
     def __init__(self, folder: Path) -> None:
         model = load_model(folder, torch.float32, "cpu")
-        self._shape = model.config
+        self._model = model
         pages = num_pages_for(KV_BYTES, model.config, torch.float32, 16)
         config = EngineConfig(
             model_id="cold", context_length=model.config.seq_length, vocab_size=model.config.padded_vocab_size
         )
         self._engine = Engine(ModelRunner(model, num_pages=pages, page_size=16), config)
         self._runs = itertools.count(1)
+
+    def margin(self, ids: Sequence[int]) -> float:
+        """Difference of the two largest logits after ``ids``."""
+        count = len(ids)
+        with torch.inference_mode():
+            hidden = self._model(torch.tensor(ids), torch.arange(count), ContiguousAttention())
+            best = self._model.logits(hidden[-1:]).topk(2).values[0]
+        return float(best[0] - best[1])
 
     def greedy(self, prompt: Sequence[int], *, tokens: int, stop_ids: Sequence[int] = ()) -> list[int]:
         """The greedy answer to a prompt."""
