@@ -37,7 +37,9 @@ class Replica:
         self._decoder = msgspec.msgpack.Decoder(GenerateRequest)
         await self._turns.start()
         families = EngineFamilies()
-        self._reporter = Reporter(f"replica-{self._incarnation}", lambda: families(self._engine.stats()))
+        self._reporter = Reporter(
+            f"replica-{self._incarnation}", lambda: families(self._engine.stats(), aborts=self._turns.aborts)
+        )
         self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
 
     async def generate(self, payload: bytes, *, route: dict[str, Any]) -> bytes:

@@ -19,8 +19,8 @@ class EngineFamilies:
         self._clock = clock
         self._history: deque[tuple[float, int]] = deque()
 
-    def __call__(self, stats: EngineStats) -> list[Family]:
-        """All families of one snapshot."""
+    def __call__(self, stats: EngineStats, *, aborts: int = 0) -> list[Family]:
+        """All families of one snapshot; ``aborts`` counts attempts whose owner or caller left."""
         return [
             counter("chatglm_generated_tokens", "Tokens sampled by the engine.", stats.output_tokens),
             counter("chatglm_prompt_tokens", "Prompt tokens of accepted turns.", stats.prompt_tokens),
@@ -30,6 +30,7 @@ class EngineFamilies:
             gauge("chatglm_pages", "KV pages by state.", _pages(stats), label="state"),
             counter("chatglm_engine_steps", "Engine steps.", stats.steps),
             counter("chatglm_preemptions", "Sequences that gave their pages up and started over.", stats.preemptions),
+            counter("chatglm_aborted_attempts", "Attempts whose owner or caller left.", aborts),
             counter("chatglm_evicted_pages", "Cached pages given to others.", stats.evicted_pages),
         ]
 

@@ -25,6 +25,7 @@ class ReplicaTurns:
         self._channels = ChannelDialer(name=incarnation, secret=secret, abort=self._abort)
         self._ends: dict[int, asyncio.Future[Finish]] = {}
         self._aborts: set[asyncio.Task[None]] = set()
+        self.aborts = 0  # attempts ended early, for whatever reason
 
     async def start(self) -> None:
         """Start the engine; raises what it raises."""
@@ -70,6 +71,7 @@ class ReplicaTurns:
                     end.set_result(output)
 
     def _abort(self, attempt: int) -> None:
+        self.aborts += 1
         task = asyncio.get_running_loop().create_task(self._engine.abort(attempt))
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)

@@ -1,0 +1,134 @@
+"""A replica's turns over a real engine thread and a real channel, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from cluster.channel.listener import ChannelListener
+from cluster.engine.async_engine import ThreadedEngine
+from cluster.engine.plan import StepPlan, StepResult
+from cluster.protocol import Finish, FinishReason, GenerateRequest, Served, Tokens
+from cluster.replica.outcome import Done, Refused
+from cluster.replica.turns import ReplicaTurns
+from tests.fakes.engine_driver import CONFIG, make_request
+from tests.fakes.fake_runner import FakeRunner, expected_output
+from tests.support.turn_kit import until
+
+SECRET = b"a secret of this cluster"
+PROMPT = [3, 4, 5, 6, 7]
+
+
+class GatedRunner(FakeRunner):
+    """Computes while the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__(num_pages=64, page_size=CONFIG.page_size)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, plan: StepPlan) -> StepResult:
+        self.gate.wait()
+        return super().run(plan)
+
+
+class Pair:
+    """A replica, and the owner of its turns."""
+
+    def __init__(self, turns: ReplicaTurns, engine: ThreadedEngine, listener: ChannelListener, port: int) -> None:
+        self.gate = threading.Event()
+        self.turns = turns
+        self.engine = engine
+        self.listener = listener
+        self.port = port
+
+    def addressed(self, request: GenerateRequest) -> GenerateRequest:
+        """The request, answered to this owner."""
+        return msgspec.structs.replace(request, reply_to=("127.0.0.1", self.port))
+
+    def generate(self, request: GenerateRequest) -> asyncio.Task[Done | Refused]:
+        """The unary call of an attempt."""
+        return asyncio.create_task(self.turns.generate(self.addressed(request), rank=1, why="pinned"))
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    """Both ends, started and stopped."""
+    runner = GatedRunner()
+    engine = ThreadedEngine(lambda: runner, CONFIG)
+    turns = ReplicaTurns(engine, incarnation="r1", secret=SECRET)
+    listener = ChannelListener(name="owner", secret=SECRET)
+    port = await listener.start("127.0.0.1")
+    await turns.start()
+    pair = Pair(turns, engine, listener, port)
+    pair.gate = runner.gate
+    yield pair
+    await turns.stop()
+    await listener.stop()
+
+
+async def test_ids_travel_on_the_channel_and_the_call_answers_how_it_ended(pair: Pair) -> None:
+    """Served first, then ids without a gap, then the same finish as the call's."""
+    request = make_request(1, PROMPT)
+    mailbox = pair.listener.open(1)
+    call = pair.generate(request)
+    assert await mailbox.get() == Served(rank=1, incarnation="r1", why="pinned")
+    ids: list[int] = []
+    while isinstance(item := await mailbox.get(), Tokens):
+        ids += item.ids
+    assert isinstance(item, Finish)
+    assert await call == Done(item)
+    assert ids == expected_output(request, vocab_size=50)
+
+
+async def test_a_request_that_cannot_fit_is_refused_before_anything_is_sent(pair: Pair) -> None:
+    """The answer names the error and its numbers; the owner's mailbox stays empty."""
+    mailbox = pair.listener.open(2)
+    outcome = await pair.generate(make_request(2, PROMPT, max_new_tokens=CONFIG.context_length))
+    assert isinstance(outcome, Refused)
+    assert outcome.code == "context_length_exceeded"
+    assert outcome.values["context_length"] == CONFIG.context_length
+    assert mailbox.connection is None
+
+
+async def test_an_owner_that_cannot_be_reached_costs_no_prefill(pair: Pair) -> None:
+    """The dial fails first, and says where."""
+    request = msgspec.structs.replace(make_request(3, PROMPT), reply_to=("127.0.0.1", 1))
+    outcome = await pair.turns.generate(request, rank=0, why="placed")
+    assert isinstance(outcome, Refused)
+    assert outcome.code == "channel_unreachable"
+    assert pair.engine.stats().prompt_tokens == 0
+
+
+async def test_an_owner_that_gives_up_ends_the_attempt(pair: Pair) -> None:
+    """An abort on the channel frees the pages, and the call answers that it was aborted."""
+    pair.gate.clear()
+    mailbox = pair.listener.open(4)
+    call = pair.generate(make_request(4, PROMPT, max_new_tokens=80))
+    await mailbox.get()
+    mailbox.close()
+    await until(lambda: pair.turns.aborts == 1)
+    pair.gate.set()
+    outcome = await call
+    assert isinstance(outcome, Done)
+    assert outcome.finish.reason is FinishReason.ABORTED
+    assert pair.engine.stats().pages_active == 0
+    assert pair.engine.stats().steps <= 2
+
+
+async def test_a_cancelled_call_ends_the_attempt(pair: Pair) -> None:
+    """Serve cancels the call when the client has gone; nothing runs on."""
+    pair.gate.clear()
+    mailbox = pair.listener.open(5)
+    call = pair.generate(make_request(5, PROMPT, max_new_tokens=80))
+    await mailbox.get()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    pair.gate.set()
+    await until(lambda: pair.engine.stats().running == 0 and pair.engine.stats().pages_active == 0)
+    assert pair.engine.stats().steps <= 2

@@ -1,0 +1,39 @@
+"""Settings: options over environment over defaults, and one sentence for a wrong one."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import ConfigurationError
+from services.settings import read_settings
+
+
+def test_an_option_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment fills in what was not given."""
+    monkeypatch.setenv("CHATGLM_REPLICAS", "5")
+    monkeypatch.setenv("CHATGLM_GATEWAYS", "3")
+    settings = read_settings(replicas=1, gateways=None)
+    assert (settings.replicas, settings.gateways) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("replicas", 0, "greater than or equal to 1"),
+        ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
+        ("dtype", "int3", "'float32'"),
+        ("port", 70000, "less than or equal to 65535"),
+        ("redis_url", "http://x", "redis://"),
+        ("kv_cache_gib", 0, "greater than 0"),
+        ("max_waiting", 0, "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_is_named_as_option_and_variable(name: str, value: object, words: str) -> None:
+    """One sentence, with what is allowed and what was given."""
+    with pytest.raises(ConfigurationError) as wrong:
+        read_settings(**{name: value})
+    message = str(wrong.value)
+    assert f"--{name.replace('_', '-')}" in message
+    assert f"CHATGLM_{name.upper()}" in message
+    assert words in message
+    assert repr(value) in message
