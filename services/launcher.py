@@ -134,6 +134,7 @@ def serve_config(settings: ClusterSettings, args: AppArgs) -> ServeDeploySchema:
 
 
 def _deploy(config: ServeDeploySchema, say: Say) -> None:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is told in our own words
     serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
     client = _get_global_client()
     assert client is not None
