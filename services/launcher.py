@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,8 @@ def running_cluster(settings: ClusterSettings, args: AppArgs, state: StateFolder
             args = args.model_copy(update={"redis_url": valkey.url})
         key = asyncio.run(_first_key(args.redis_url, state))
         say("starting Ray")
-        _start_ray(settings)
+        with _own_signal_handlers():
+            _start_ray(settings)
         stack.callback(_stop_ray, state)
         url = f"http://127.0.0.1:{settings.port}"
         _deploy(serve_config(settings, args), say)
@@ -95,6 +97,15 @@ async def _admits(store: RedisKeyStore, text: str) -> bool:
     parts = split_key(text)
     record = await store.find(parts[0]) if parts else None
     return parts is not None and record is not None and record.admits(parts[1])
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray puts a handler for SIGTERM in place of ours, which prints a stack and skips the orderly end."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _start_ray(settings: ClusterSettings) -> None:

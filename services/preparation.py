@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -34,6 +35,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         CheckpointError: the checkpoint cannot be served; names file and tensor.
         ConfigurationError: a setting asks for what this machine does not have.
     """
+    check_port(settings.port)
     device = _device(settings)
     path = settings.model or _random_model(state, say)
     say(f"checking {path}")
@@ -52,6 +54,16 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         history_ttl_s=int(settings.history_ttl_days * 86400),
         longest_turn_s=LONGEST_TURN_S,
     )
+
+
+def check_port(port: int) -> None:
+    """Raise ConfigurationError when somebody listens there already; Serve itself would start and never answer."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ConfigurationError(f"--port {port} cannot be used: {error.strerror}. Choose another one.") from error
 
 
 def default_threads(cores: int, replicas: int) -> int:

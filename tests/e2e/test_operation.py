@@ -172,6 +172,7 @@ def test_a_killed_cluster_keeps_its_conversations(tmp_path_factory: pytest.TempP
         assert len(client.conversations.items.list(conversation, limit=20).data) == 8
     finally:
         assert cluster.stop(signal.SIGTERM) == [], "processes outlived the cluster"
+        assert cluster.output.rstrip().endswith("stopped"), cluster.output
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import CheckpointError, ConfigurationError
-from services.preparation import default_threads, prepare
+from services.preparation import check_port, default_threads, prepare
 from services.settings import read_settings
 from services.state import StateFolder
+from tests.support.cluster import free_port
 
 
 @pytest.mark.parametrize(("cores", "replicas", "threads"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (16, 1, 15), (16, 4, 3)])
@@ -21,7 +23,7 @@ def test_one_core_is_left_to_the_rest_of_the_cluster(cores: int, replicas: int, 
 def test_without_a_model_a_random_one_is_made_once_and_said_to_be_random(tmp_path: Path) -> None:
     """The second start finds the first one's checkpoint."""
     said: list[str] = []
-    settings = read_settings(state_dir=tmp_path, device="cpu")
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu")
     first = prepare(settings, StateFolder(tmp_path), said.append)
     written = Path(first.model_path, "model.safetensors").stat().st_mtime_ns
     assert prepare(settings, StateFolder(tmp_path), said.append) == first
@@ -32,16 +34,30 @@ def test_without_a_model_a_random_one_is_made_once_and_said_to_be_random(tmp_pat
 
 def test_a_truncated_checkpoint_is_refused_by_file(tmp_path: Path) -> None:
     """Before anything is started, with the name of the file."""
-    settings = read_settings(state_dir=tmp_path, device="cpu")
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu")
     made = Path(prepare(settings, StateFolder(tmp_path), lambda _: None).model_path)
     weights = made / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        prepare(read_settings(state_dir=tmp_path, device="cpu", model=made), StateFolder(tmp_path), lambda _: None)
+        prepare(
+            read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model=made),
+            StateFolder(tmp_path),
+            lambda _: None,
+        )
+
+
+def test_a_port_in_use_is_named() -> None:
+    """Another server's port is refused before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ConfigurationError, match="--port"):
+        check_port(other.getsockname()[1])
 
 
 def test_a_missing_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking for CUDA on a machine without it stops at once."""
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     with pytest.raises(ConfigurationError, match="--device cuda"):
-        prepare(read_settings(state_dir=tmp_path, device="cuda", model=tmp_path), StateFolder(tmp_path), lambda _: None)
+        prepare(
+            read_settings(port=free_port(), state_dir=tmp_path, device="cuda", model=tmp_path),
+            StateFolder(tmp_path),
+            lambda _: None,
+        )
