@@ -6,6 +6,7 @@ When a connection ends, every attempt that was accepted on it is aborted: its ow
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable
 
 from cluster.channel.connection import Connection
@@ -129,12 +130,11 @@ class ChannelDialer:
 
     async def _read(self, link: Link) -> None:
         try:
-            while True:
-                message = await link.connection.receive()
-                if isinstance(message, Abort):
-                    self._drop(message.attempt)
-        except ChannelError:
-            pass  # the owner went away: closing the link aborts its attempts
+            with contextlib.suppress(ChannelError):  # the owner went away: closing the link aborts its attempts
+                while True:
+                    message = await link.connection.receive()
+                    if isinstance(message, Abort):
+                        self._drop(message.attempt)
         finally:
             self._close(link)
 

@@ -7,7 +7,6 @@ An attempt belongs to the first connection that accepted it. Frames for attempts
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from cluster.channel.connection import Connection
@@ -163,5 +162,3 @@ class ChannelListener:
             if mailbox.connection is connection:
                 mailbox.connection = None
                 mailbox.put(Lost(reason))
-        with contextlib.suppress(OSError):
-            connection.close()

@@ -90,7 +90,7 @@ class Gateway:
             yield
 
     def _families(self) -> list[Any]:
-        return gateway_families(self._turns.metrics, self._counters)
+        return gateway_families(self._turns.metrics, self._counters.snapshot())
 
     async def _metrics(self) -> tuple[bytes, str]:
         return await self._reporter.text(), CONTENT_TYPE

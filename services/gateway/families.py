@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cluster.metrics.families import Family, counter, gauge, histogram
-from services.gateway.metrics import GatewayCounters
+from services.gateway.metrics import GatewaySnapshot
 from services.turns.metrics import Histogram, TurnMetrics
 
 
-def gateway_families(turns: TurnMetrics, counters: GatewayCounters) -> list[Family]:
+def gateway_families(turns: TurnMetrics, counters: GatewaySnapshot) -> list[Family]:
     """All families of one gateway process, built about once a second."""
     return [
         _histogram("chatglm_time_to_first_token_seconds", "From a turn's arrival to its first token.", turns.ttft_s),
@@ -33,7 +33,7 @@ def _histogram(name: str, text: str, values: Histogram) -> Family:
     return histogram(name, text, bounds=values.bounds, counts=values.counts, total=values.total)
 
 
-def _requests(counters: GatewayCounters) -> Family:
+def _requests(counters: GatewaySnapshot) -> Family:
     samples: list[tuple[str, dict[str, str], float]] = [
         ("_total", {"route": route, "status": status}, float(count))
         for (route, status), count in sorted(counters.requests.items())

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 from services.turns.events import Message, Role
+from services.turns.hashing import add_text
 
 _DIGEST_SIZE = 16
 
@@ -37,8 +38,5 @@ def _first(messages: Sequence[Message], role: Role) -> str:
 def _key(*parts: str) -> str:
     digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
     for part in parts:
-        # Lone surrogates are refused elsewhere, with a clear message; here they must only not raise.
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little"))  # lengths keep ("ab", "c") apart from ("a", "bc")
-        digest.update(encoded)
+        add_text(digest, part)
     return digest.hexdigest()

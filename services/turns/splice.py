@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from services.conversations.store import IdIndex
 from services.turns.events import Message, Role
+from services.turns.hashing import add_text
 from services.turns.metrics import TurnMetrics
 
 _DIGEST_SIZE = 32
@@ -20,12 +21,12 @@ _DOMAIN = b"turns.splice.1"  # changes when the chain's layout does
 def chain_keys(tenant: str, fingerprint: str, messages: Sequence[Message]) -> list[bytes]:
     """One key per message: BLAKE2b-256 over tenant, model and the (role, text) of all messages up to this one."""
     digest = hashlib.blake2b(digest_size=_DIGEST_SIZE, person=_DOMAIN)
-    _add(digest, tenant)
-    _add(digest, fingerprint)
+    add_text(digest, tenant)
+    add_text(digest, fingerprint)
     keys = []
     for message in messages:
-        _add(digest, message.role)
-        _add(digest, message.text)
+        add_text(digest, message.role)
+        add_text(digest, message.text)
         keys.append(digest.digest())  # a digest may be read and continued
     return keys
 
@@ -47,10 +48,3 @@ async def known_ids(
 def answer_key(tenant: str, fingerprint: str, messages: Sequence[Message], text: str) -> bytes:
     """The key of an answer to ``messages``: the one it will have when the caller sends its text back."""
     return chain_keys(tenant, fingerprint, (*messages, Message(Role.ASSISTANT, text)))[-1]
-
-
-def _add(digest: hashlib.blake2b, text: str) -> None:
-    # Lone surrogates are refused with a clear message when the prompt is encoded; here they must only not raise.
-    encoded = text.encode("utf-8", "surrogatepass")
-    digest.update(len(encoded).to_bytes(8, "little"))
-    digest.update(encoded)

@@ -14,8 +14,9 @@ from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.conversations.records import Item
 from services.conversations.redis_store import RedisConversationStore
 from services.turns.prompt import prompt_ids, stored_messages
-from tests.support.cluster import ClusterProcess, run_command, wait_until
+from tests.support.cluster import ClusterProcess, run_command
 from tests.support.cold_run import ColdModel
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 

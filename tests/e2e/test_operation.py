@@ -10,7 +10,8 @@ import httpx
 import pytest
 from openai import APIStatusError, ConflictError, InternalServerError
 
-from tests.support.cluster import ClusterProcess, run_command, wait_until
+from tests.support.cluster import ClusterProcess, run_command
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 

@@ -6,7 +6,6 @@ the message is complete is known only from the turn's last event; the item's end
 
 from __future__ import annotations
 
-from cluster.protocol import SamplingParams
 from services.gateway.problems import Problem, problem_of_code
 from services.gateway.schemas.response import (
     ConversationOfResponse,
@@ -29,9 +28,9 @@ from services.gateway.schemas.response import (
 )
 from services.gateway.schemas.responses import ResponseRequest
 from services.gateway.sse import frame
+from services.turns.draft import DEFAULTS
 from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
 
-_DEFAULTS = SamplingParams(max_new_tokens=1)
 _ENDS: dict[EventKind, tuple[str, Status]] = {
     EventKind.COMPLETED: ("response.completed", "completed"),
     EventKind.INCOMPLETE: ("response.incomplete", "incomplete"),
@@ -145,7 +144,7 @@ def _begun(started: TurnStarted, response_id: str, request: ResponseRequest) -> 
         conversation=None if conversation is None else ConversationOfResponse(id=conversation),
         prompt_cache_key=request.prompt_cache_key,
         store=request.is_stored,
-        temperature=_DEFAULTS.temperature if request.temperature is None else request.temperature,
-        top_p=_DEFAULTS.top_p if request.top_p is None else request.top_p,
+        temperature=DEFAULTS.temperature if request.temperature is None else request.temperature,
+        top_p=DEFAULTS.top_p if request.top_p is None else request.top_p,
         user=request.user,
     )
