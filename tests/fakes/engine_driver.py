@@ -8,22 +8,13 @@ from cluster.engine.client import StepOutput
 from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
 from cluster.protocol import Finish, FinishReason, GenerateRequest, SamplingParams, Tokens
+from tests.fakes.fake_clock import FakeClock
 from tests.fakes.fake_runner import FakeRunner, expected_output
 
 NAN_TOKEN = 60  # ids below 50 are drawn, so only a prompt can hold it
 CONFIG = EngineConfig(
     model_id="fake", context_length=96, vocab_size=64, page_size=4, max_num_seqs=4, max_batched_tokens=12
 )
-
-
-class FakeClock:
-    """A clock that moves when told."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def make_request(

@@ -9,24 +9,16 @@ from services.conversations import ids
 from services.conversations.memory_index import MemoryIdIndex
 from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.store import Reply, Verdict
+from tests.fakes.fake_clock import FakeClock
 from tests.support.turns import TENANT, a_begin, a_commit, a_note
 
 DAY_S = 86_400
 HISTORY_TTL_S = 30 * DAY_S
 
 
-class Clock:
-    """Stands still until told otherwise."""
-
-    now = 1_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock(1_000_000.0)
 
 
 @pytest.fixture

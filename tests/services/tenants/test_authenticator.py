@@ -9,24 +9,16 @@ from cluster.errors import InvalidKeyError, StoreUnavailableError
 from services.tenants import authenticator as module
 from services.tenants.authenticator import Authenticator
 from services.tenants.tenant import Tenant
+from tests.fakes.fake_clock import FakeClock
 from tests.fakes.steered_key_store import SteeredKeyStore
 
 ACME = Tenant(id="acme", name="acme")
 WRONG = "sk-" + "a" * 44
 
 
-class Clock:
-    """Stands still until told otherwise."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock(0.0)
 
 
 @pytest.fixture
