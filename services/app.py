@@ -66,6 +66,7 @@ def build(arguments: dict[str, Any]) -> Application:
             model_name=args.model_name,
             redis_url=args.redis_url,
             history_ttl_s=args.history_ttl_s,
+            longest_turn_s=args.longest_turn_s,
         ),
         replica,
     )

@@ -19,7 +19,6 @@ from services.ray_environment import LONGEST_TURN_S
 from services.settings import ClusterSettings
 from services.state import StateFolder
 
-DEFAULT_CPU_KV_GIB = 0.25
 RANDOM_SIZE = "demo"
 RANDOM_SEED = 7
 
@@ -37,17 +36,19 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
     """
     check_port(settings.port)
     device = _device(settings)
+    dtype = _dtype(settings, device)
+    kv_cache_bytes = int(settings.kv_cache_gib * 2**30) if settings.kv_cache_gib else None
     path = settings.model or _random_model(state, say)
     say(f"checking {path}")
-    _in_child(_check, path)
+    _in_child(_check, path, dtype, kv_cache_bytes)
     return AppArgs(
         model_path=str(path),
         model_name=settings.model_name,
         redis_url=settings.redis_url or "",
         device=device,
-        dtype=_dtype(settings, device),
+        dtype=dtype,
         threads=settings.threads or default_threads(os.cpu_count() or 1, settings.replicas),
-        kv_cache_bytes=_kv_cache_bytes(settings, device),
+        kv_cache_bytes=kv_cache_bytes,
         max_num_seqs=settings.max_num_seqs,
         max_batched_tokens=settings.max_batched_tokens,
         max_waiting=settings.max_waiting,
@@ -90,11 +91,6 @@ def _dtype(settings: ClusterSettings, device: str) -> str:
     return settings.dtype
 
 
-def _kv_cache_bytes(settings: ClusterSettings, device: str) -> int | None:
-    gib = settings.kv_cache_gib or (DEFAULT_CPU_KV_GIB if device == "cpu" else None)
-    return int(gib * 2**30) if gib else None
-
-
 def _random_model(state: StateFolder, say: Say) -> Path:
     path = state.models / f"random-{RANDOM_SIZE}"
     if not path.exists():
@@ -109,12 +105,15 @@ def _in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return pool.submit(function, *args, **kwargs).result()
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, dtype: str, kv_cache_bytes: int | None) -> None:
     from cluster.model.checkpoint import inspect_checkpoint  # noqa: PLC0415 - torch, in the child only
+    from cluster.replica.engine import check_kv_cache  # noqa: PLC0415 - likewise
 
     report = inspect_checkpoint(path)
-    if report.problem:
+    if report.problem or report.config is None:
         raise CheckpointError(report.problem)
+    if kv_cache_bytes is not None:
+        check_kv_cache(kv_cache_bytes, report.config, dtype)
 
 
 def _write_random(path: Path) -> None:

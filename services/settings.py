@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import ConfigurationError
@@ -31,11 +31,12 @@ class ClusterSettings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     state_dir: Path = DEFAULT_STATE_DIR
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="KV pool per replica; none: 0.25 on CPU, what is left of the GPU else"
+        None,
+        description="KV pool per replica; none: on CPU two full contexts, at least 0.25; else the GPU's rest",
     )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads per replica; 0: (cores - 1) / replicas")
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
-    max_batched_tokens: Annotated[int, Field(ge=16, le=65536)] = 512
+    max_batched_tokens: Annotated[int, Field(ge=16, le=65536, validate_default=True)] = 512
     max_waiting: Annotated[int, Field(ge=1, le=65536)] = 256
     history_ttl_days: Annotated[float, Field(gt=0)] = 30
 
@@ -44,6 +45,13 @@ class ClusterSettings(BaseSettings):
     def _known_scheme(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("max_batched_tokens")
+    @classmethod
+    def _above_the_batch(cls, value: int, info: ValidationInfo) -> int:
+        if value <= (rows := info.data.get("max_num_seqs", 0)):
+            raise ValueError(f"must exceed --max-num-seqs ({rows}), or decodes leave no room for any prefill")
         return value
 
     @field_validator("state_dir", "model")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PAGE_SIZE = 16  # tokens
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
@@ -14,7 +16,7 @@ class ReplicaConfig:
         device: ``cpu`` or ``cuda``.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         threads: CPU threads of the engine's tensor operations; 0 leaves the library's choice.
-        kv_cache_bytes: memory of the page pool; None: what is left of the device.
+        kv_cache_bytes: memory of the page pool; None: what is left of a GPU, or enough for two full contexts.
         page_size: tokens per page.
         max_num_seqs: sequences in a batch; also the replica's soft capacity for the router.
         max_batched_tokens: tokens of one engine step.
@@ -26,7 +28,7 @@ class ReplicaConfig:
     dtype: str
     threads: int
     kv_cache_bytes: int | None
-    page_size: int = 16
+    page_size: int = PAGE_SIZE
     max_num_seqs: int = 64
     max_batched_tokens: int = 512
     max_waiting: int = 256

@@ -10,11 +10,13 @@ from cluster.engine.async_engine import ThreadedEngine
 from cluster.engine.client import EngineClient
 from cluster.engine.config import EngineConfig
 from cluster.engine.runner import ModelRunner, num_pages_for
-from cluster.model.config import load_config
+from cluster.model.config import ChatGLM3Config, load_config
 from cluster.model.loader import load_model
-from cluster.replica.config import ReplicaConfig
+from cluster.replica.config import PAGE_SIZE, ReplicaConfig
 
 GPU_MEMORY_SHARE = 0.9  # of what loading left free; the rest is for activations
+CPU_KV_BYTES = 2**28  # a CPU's default, or two full contexts of the model if those take more
+CPU_KV_CONTEXTS = 2
 
 
 def build_engine(config: ReplicaConfig) -> EngineClient:
@@ -42,12 +44,21 @@ def _build_runner(config: ReplicaConfig) -> ModelRunner:
     dtype: torch.dtype = getattr(torch, config.dtype)
     device = torch.device(config.device)
     model = load_model(Path(config.model_path), dtype=dtype, device=device)
-    pages = num_pages_for(_kv_cache_bytes(config, device), model.config, dtype, config.page_size)
+    pages = num_pages_for(_kv_cache_bytes(config, model.config, dtype, device), model.config, dtype, config.page_size)
     return ModelRunner(model, num_pages=pages, page_size=config.page_size)
 
 
-def _kv_cache_bytes(config: ReplicaConfig, device: torch.device) -> int:
+def check_kv_cache(kv_cache_bytes: int, shape: ChatGLM3Config, dtype: str) -> None:
+    """Raise ConfigurationError, naming what would do, when a pool of that size cannot hold one full context."""
+    num_pages_for(kv_cache_bytes, shape, getattr(torch, dtype), PAGE_SIZE)
+
+
+def _kv_cache_bytes(config: ReplicaConfig, shape: ChatGLM3Config, dtype: torch.dtype, device: torch.device) -> int:
     if config.kv_cache_bytes is not None:
         return config.kv_cache_bytes
+    if device.type == "cpu":
+        page_bytes = config.page_size * shape.kv_bytes_per_token(dtype)
+        pages = CPU_KV_CONTEXTS * -(-shape.seq_length // config.page_size) + 1
+        return max(CPU_KV_BYTES, pages * page_bytes)
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * GPU_MEMORY_SHARE)

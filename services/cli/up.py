@@ -38,7 +38,8 @@ def up(
         _option("auto, float32, bfloat16 or float16; auto: float32 on CPU, bfloat16 on CUDA.", "dtype"),
     ] = None,
     kv_cache_gib: Annotated[
-        float | None, _option("KV pool per replica in GiB; default 0.25 on CPU, the GPU's rest else.", "kv_cache_gib")
+        float | None,
+        _option("KV pool per replica in GiB; default: two full contexts on CPU, the GPU's rest else.", "kv_cache_gib"),
     ] = None,
     threads: Annotated[
         int | None, _option("CPU threads per replica; default (cores - 1) / replicas.", "threads")

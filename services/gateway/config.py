@@ -14,9 +14,11 @@ class GatewayConfig:
         model_name: the name clients ask for.
         redis_url: where conversations and keys live.
         history_ttl_s: how long an idle conversation is kept.
+        longest_turn_s: a turn may take this long; proxy and drain wait as long.
     """
 
     model_path: str
     model_name: str
     redis_url: str
     history_ttl_s: int
+    longest_turn_s: int

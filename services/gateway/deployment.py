@@ -34,7 +34,7 @@ from services.serve_status import ReplicaWatch
 from services.tenants.authenticator import Authenticator
 from services.tenants.redis_keys import RedisKeyStore
 from services.turns.service import TurnService
-from services.turns.settings import ServedModel
+from services.turns.settings import ServedModel, TurnSettings
 
 
 class Gateway:
@@ -57,7 +57,12 @@ class Gateway:
         self._model = _served_model(config, tokenizer)
         self._created = int(Path(config.model_path, "config.json").stat().st_mtime)  # the same on every gateway
         self._turns = TurnService(
-            backend=self._backend, store=self._store, index=self._index, tokenizer=tokenizer, model=self._model
+            backend=self._backend,
+            store=self._store,
+            index=self._index,
+            tokenizer=tokenizer,
+            model=self._model,
+            settings=TurnSettings(deadline_s=config.longest_turn_s),
         )
         self._replicas = ReplicaWatch(self._app_name)
 

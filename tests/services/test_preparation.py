@@ -46,6 +46,13 @@ def test_a_truncated_checkpoint_is_refused_by_file(tmp_path: Path) -> None:
         )
 
 
+def test_a_pool_too_small_for_one_conversation_is_refused_with_the_size_that_would_do(tmp_path: Path) -> None:
+    """Before anything is started."""
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", kv_cache_gib=0.001)
+    with pytest.raises(ConfigurationError, match="needs at least"):
+        prepare(settings, StateFolder(tmp_path), lambda _: None)
+
+
 def test_a_port_in_use_is_named() -> None:
     """Another server's port is refused before anything is started."""
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ConfigurationError, match="--port"):

@@ -26,6 +26,7 @@ def test_an_option_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         ("redis_url", "http://x", "redis://"),
         ("kv_cache_gib", 0, "greater than 0"),
         ("max_waiting", 0, "greater than or equal to 1"),
+        ("max_batched_tokens", 64, "must exceed --max-num-seqs (64)"),
     ],
 )
 def test_a_wrong_value_is_named_as_option_and_variable(name: str, value: object, words: str) -> None:

@@ -1,0 +1,25 @@
+"""The size of a replica's page pool where nobody named one."""
+
+from __future__ import annotations
+
+import torch
+
+from cluster.engine.runner import num_pages_for
+from cluster.model.config import ChatGLM3Config
+from cluster.replica.config import ReplicaConfig
+from cluster.replica.engine import CPU_KV_BYTES, _kv_cache_bytes
+
+CONFIG = ReplicaConfig(model_path="", device="cpu", dtype="float32", threads=1, kv_cache_bytes=None)
+PUBLISHED = ChatGLM3Config(multi_query_group_num=2, seq_length=8192)
+
+
+def test_the_published_model_fits_a_cpu_by_default() -> None:
+    """Two full contexts of ChatGLM3-6B in float32, which take more than the usual pool."""
+    size = _kv_cache_bytes(CONFIG, PUBLISHED, torch.float32, torch.device("cpu"))
+    assert num_pages_for(size, PUBLISHED, torch.float32, 16) == 2 * 8192 // 16 + 1
+
+
+def test_a_small_model_gets_the_usual_pool() -> None:
+    """A quarter of a GiB."""
+    small = ChatGLM3Config(num_layers=2, hidden_size=64, num_attention_heads=4, kv_channels=16, seq_length=512)
+    assert _kv_cache_bytes(CONFIG, small, torch.float32, torch.device("cpu")) == CPU_KV_BYTES
