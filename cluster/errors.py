@@ -16,6 +16,7 @@ ClusterError
 │   ├── TurnMovedError             another owner has taken the turn over; read it from there
 │   ├── TurnLostError              the turn's record is gone; nothing more can be written
 │   └── DeadlineExceededError      the turn's own deadline passed
+├── ToolCallError              what the model wrote as a tool call is none; keeps its text
 ├── ChannelError               the token channel between a replica and a turn's owner broke
 ├── CheckpointError            a checkpoint folder cannot be served; names the file and the tensor
 └── ConfigurationError         a setting is wrong; names it
@@ -170,6 +171,20 @@ class DeadlineExceededError(TurnError):
     """The turn's own deadline passed before it ended."""
 
     code = "deadline_exceeded"
+
+
+class ToolCallError(ClusterError):
+    """What the model wrote as a tool call cannot be read as one. Nobody can act on it: the text is the answer then.
+
+    Attributes:
+        text: all that the model wrote. It is an answer, hence no part of the message, which may be logged.
+    """
+
+    code = "invalid_tool_call"
+
+    def __init__(self, message: str, *, text: str) -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class ChannelError(ClusterError):
