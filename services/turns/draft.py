@@ -14,7 +14,7 @@ from cluster.protocol import GenerateRequest, Hint, SamplingParams
 from services.conversations import ids
 from services.conversations.records import Item, Line
 from services.turns import pin, prompt, splice
-from services.turns.events import ChatTurn, GenerationOptions, StoredTurn
+from services.turns.events import ChatTurn, GenerationOptions, Message, StoredTurn
 from services.turns.parts import TurnParts
 from services.turns.prompt import PromptMessage
 
@@ -29,10 +29,12 @@ class Draft:
     Attributes:
         request: the first attempt.
         stop: stop strings.
+        tools: names of the tools whose calls the answer may make.
     """
 
     request: GenerateRequest
     stop: tuple[str, ...]
+    tools: tuple[str, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:
@@ -40,23 +42,26 @@ class Draft:
         return len(self.request.prompt_ids)
 
 
-async def draft_chat(parts: TurnParts, turn: ChatTurn) -> Draft:
+async def draft_chat(parts: TurnParts, turn: ChatTurn, messages: Sequence[Message]) -> Draft:
     """Make a stateless turn ready, with the sampled ids of those answers in it that are known.
+
+    ``messages`` are the turn's as the model sees them (``tools.shown_messages``): what it is told of tools decides the
+    ids, so it is part of every key.
 
     Raises:
         InvalidRequestError: a field or a text is wrong.
         ContextLengthExceededError: prompt and answer do not fit.
     """
-    keys = splice.chain_keys(turn.tenant, parts.model.fingerprint, turn.messages)
-    known = await splice.known_ids(parts.index, parts.metrics, turn.messages, keys)
+    keys = splice.chain_keys(turn.tenant, parts.model.fingerprint, messages)
+    known = await splice.known_ids(parts.index, parts.metrics, messages, keys)
     request = await _request(
         parts,
         turn,
-        prompt.stateless_messages(turn.messages, known),
-        pin_key=pin.stateless_key(turn.tenant, turn.messages, turn.cache_key),
+        prompt.stateless_messages(messages, known),
+        pin_key=pin.stateless_key(turn.tenant, messages, turn.cache_key),
         hint=None,
     )
-    return Draft(request, turn.options.stop)
+    return Draft(request, turn.options.stop, tuple(tool.name for tool in turn.tools))
 
 
 async def draft_stored(

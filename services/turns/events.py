@@ -6,10 +6,13 @@ one delta per id that completes text. ``crc`` is the CRC-32 of the ids so far (u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from cluster.protocol import FinishReason, Served, Usage
+from cluster.tokenizer.tool_calls import ToolCall
 
 
 class Role(StrEnum):
@@ -23,10 +26,20 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a request."""
+    """One message of a request. An assistant's may end in a call; the result is the next message, an observation."""
 
     role: Role
     text: str
+    call: ToolCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the model may call. ``parameters`` is a JSON schema of an object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +60,17 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class ChatTurn:
-    """A stateless turn: the whole history comes with the request."""
+    """A stateless turn: the whole history comes with the request.
+
+    Only where ``tools`` are offered can an answer be a call; else all it says is text.
+    """
 
     tenant: str
     request_id: str
     messages: tuple[Message, ...]
     options: GenerationOptions = GenerationOptions()
     cache_key: str | None = None  # OpenAI's prompt_cache_key
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +87,7 @@ class StoredTurn:
 
 
 class EventKind(StrEnum):
-    """In order of appearance. A turn ends with exactly one of the last four."""
+    """In order of appearance. A turn ends with exactly one of the last four; most have no TOOL_CALL."""
 
     CREATED = "created"
     IN_PROGRESS = "in_progress"
@@ -80,6 +97,7 @@ class EventKind(StrEnum):
     TEXT_DONE = "text_done"
     PART_DONE = "part_done"
     ITEM_DONE = "item_done"
+    TOOL_CALL = "tool_call"
     COMPLETED = "completed"
     INCOMPLETE = "incomplete"
     FAILED = "failed"
@@ -92,10 +110,11 @@ class TurnResult:
 
     reason: FinishReason
     text: str
-    ids: tuple[int, ...]  # decode to exactly ``text`` (leading white space aside); no stop ids
+    ids: tuple[int, ...]  # decode to exactly ``text`` (leading white space aside) and the call; no stop ids
     usage: Usage
     error_code: str = ""
     error_message: str = ""
+    call: ToolCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +126,7 @@ class TurnEvent:
     kind: EventKind
     text: str = ""
     result: TurnResult | None = None  # only on the last event
+    call: ToolCall | None = None  # only on TOOL_CALL
 
 
 @dataclass(frozen=True, slots=True)

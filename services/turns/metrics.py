@@ -56,6 +56,7 @@ class TurnMetrics:
         moves: attempts that went on elsewhere.
         pins: first placements by the router's ``why``.
         errors: turns that ended in an error, by its code.
+        tool_calls: answers that began as a call: ``called``, ``cut`` (by the token limit) or ``malformed``.
         index_hits: answers of stateless histories whose sampled ids were found.
         index_misses: those that had to be encoded again.
     """
@@ -70,6 +71,7 @@ class TurnMetrics:
     moves: int = 0
     pins: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    tool_calls: Counter[str] = field(default_factory=Counter)
     index_hits: int = 0
     index_misses: int = 0
 

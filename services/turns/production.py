@@ -35,7 +35,7 @@ class Production:
     """
 
     def __init__(self, parts: TurnParts, draft: Draft) -> None:
-        self.projection = Projection(parts.tokenizer, draft.stop)
+        self.projection = Projection(parts.tokenizer, draft.stop, draft.tools)
         self.reason = FinishReason.ABORTED
         self._attempts = Attempts(parts.backend, draft.request, parts.settings, parts.clock)
         self._metrics = parts.metrics
@@ -93,7 +93,12 @@ class Production:
 
     def close(self) -> list[TurnEvent]:
         """The events behind the last id, up to but without the last event."""
-        return self.projection.close()
+        events = self.projection.close()
+        if self.projection.call:
+            self._metrics.tool_calls["called"] += 1
+        elif self.projection.call_error:
+            self._metrics.tool_calls["malformed" if self.reason is FinishReason.STOP else "cut"] += 1
+        return events
 
     def end(self, result: TurnResult, kind: EventKind | None = None) -> TurnEvent:
         """The last event, after ``close``; ``kind`` where it does not follow from how the generation ended."""
@@ -108,7 +113,7 @@ class Production:
     def result(self) -> TurnResult:
         """How the answer ended, after ``close``."""
         ids = tuple(self.projection.answer_ids())
-        return TurnResult(self.reason, self.projection.text, ids, self.usage())
+        return TurnResult(self.reason, self.projection.text, ids, self.usage(), call=self.projection.call)
 
     def usage(self) -> Usage:
         """Tokens of the whole turn, over all attempts. Ids cut off by a stop string were generated, hence count."""

@@ -11,10 +11,13 @@ One id costs about 2.5 µs here, 4 with two stop strings (``tests/benchmarks/ben
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from cluster.errors import ToolCallError
 from cluster.tokenizer.detokenizer import IncrementalDetokenizer
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
+from cluster.tokenizer.tool_calls import ToolCall
+from services.turns.call_gate import CallGate, Piece
 from services.turns.events import EventKind, TurnEvent, TurnResult
 from services.turns.recode import encode_rest
 from services.turns.stops import StopMatcher
@@ -29,19 +32,22 @@ class Projection:
     """One answer. Call ``open``, then ``push`` until the ids end or ``is_stopped``, then ``close``, then ``end``.
 
     The visible text is the decoded ids without leading white space (the model writes the header newline itself), up to
-    the first stop string.
+    the first stop string. Where ``tools`` (their names) are offered, a call at the answer's end is one event behind the
+    text and no part of it; what began as a call and is none, because it is cut off or malformed, is text after all.
+    Stop strings are for prose: they neither end a call nor cut such a text.
 
     Attributes:
         ids: every id taken, in order; ids after the one that completed a stop string are not.
         crc: CRC-32 of ``ids``, u32 little endian.
     """
 
-    def __init__(self, tokenizer: ChatGLM3Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: ChatGLM3Tokenizer, stop: Sequence[str] = (), tools: Sequence[str] = ()) -> None:
         self.ids: list[int] = []
         self.crc = 0
         self._tokenizer = tokenizer
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stops = StopMatcher(stop)
+        self._gate = CallGate(tools, tokenizer.role_id("assistant")) if tools else None
         self._seq = 0
         self._deltas: list[str] = []
         self._length = 0  # characters of visible text, held back ones included
@@ -56,6 +62,16 @@ class Projection:
     def text(self) -> str:
         """The text of all deltas so far."""
         return "".join(self._deltas)
+
+    @property
+    def call(self) -> ToolCall | None:
+        """The call that the answer ends in, after ``close``."""
+        return self._gate.call if self._gate else None
+
+    @property
+    def call_error(self) -> ToolCallError | None:
+        """Why what began as a call is text, after ``close``."""
+        return self._gate.error if self._gate else None
 
     def open(self) -> list[TurnEvent]:
         """The events before any id."""
@@ -73,11 +89,12 @@ class Projection:
         return events
 
     def close(self) -> list[TurnEvent]:
-        """No id follows: text held back for a stop string goes out, then the text, part and item are done."""
-        held = self._stops.flush()
+        """No id follows: text held back goes out, then the text, part and item are done, then comes the call."""
+        held = self._flush()
         events = [self._delta(held)] if held else []
         text = self.text
-        return events + [self._event(kind, text) for kind in _CLOSING]
+        events += [self._event(kind, text) for kind in _CLOSING]
+        return [*events, self._event(EventKind.TOOL_CALL, call=self.call)] if self.call else events
 
     def end(self, kind: EventKind, result: TurnResult) -> TurnEvent:
         """The last event."""
@@ -98,6 +115,20 @@ class Projection:
         self.ids.append(token_id)
         self.crc = zlib.crc32(token_id.to_bytes(4, "little"), self.crc)
         text = self._detokenizer.push(token_id)
+        if self._gate is None:
+            return self._show(text, first)
+        return self._show_all(self._gate.push(token_id, Piece(text, first)))
+
+    def _flush(self) -> str:
+        pieces, raw = self._gate.close() if self._gate else ((), "")
+        text = self._show_all(pieces) + self._stops.flush()
+        return text + (raw if self._length else raw.lstrip())
+
+    def _show_all(self, pieces: Iterable[Piece]) -> str:
+        return "".join(self._show(text, first) for text, first in pieces if not self._stops.is_matched)
+
+    def _show(self, text: str, first: int) -> str:
+        """The part of the text that may be seen now; ``first`` is the place of the first id that it comes from."""
         if not self._length:
             text = text.lstrip()
         if not text:
@@ -118,7 +149,9 @@ class Projection:
         self._deltas.append(text)
         return self._event(EventKind.TEXT_DELTA, text)
 
-    def _event(self, kind: EventKind, text: str = "", result: TurnResult | None = None) -> TurnEvent:
-        event = TurnEvent(self._seq, self.crc, kind, text, result)
+    def _event(
+        self, kind: EventKind, text: str = "", result: TurnResult | None = None, call: ToolCall | None = None
+    ) -> TurnEvent:
+        event = TurnEvent(self._seq, self.crc, kind, text, result, call)
         self._seq += 1
         return event

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from cluster.errors import ContextLengthExceededError, InvalidRequestError
 from cluster.tokenizer.template import assistant_ids, message_ids, prefix_ids
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
+from cluster.tokenizer.tool_calls import call_content
 from services.conversations.records import Item
 from services.turns.events import Message, Role
 
@@ -23,11 +24,15 @@ _DIGEST_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
-    """A message and, where the model wrote it, the ids it sampled (no role id, no stop id)."""
+    """A message and, where the model wrote it, the ids it sampled (no role id, no stop id).
+
+    Sampled ids hold the whole answer; without them ``metadata`` is the name of the tool that ``text`` calls.
+    """
 
     role: str
     text: str
     ids: Sequence[int] | None = None
+    metadata: str = ""
 
 
 def stored_messages(instructions: str | None, history: Iterable[Item], new: Iterable[Item]) -> list[PromptMessage]:
@@ -37,8 +42,22 @@ def stored_messages(instructions: str | None, history: Iterable[Item], new: Iter
 
 
 def stateless_messages(messages: Sequence[Message], known: dict[int, list[int]]) -> list[PromptMessage]:
-    """A stateless turn's messages; ``known`` maps a message's index to the ids that were sampled for it."""
-    return [PromptMessage(message.role, message.text, known.get(i)) for i, message in enumerate(messages)]
+    """A stateless turn's messages; ``known`` maps a message's index to the ids that were sampled for it.
+
+    An answer with a call whose ids are not known is one message or two: its text, where it has one, and the call.
+
+    Raises:
+        InvalidRequestError: a call's arguments cannot be written.
+    """
+    return [part for i, message in enumerate(messages) for part in _parts(message, known.get(i))]
+
+
+def _parts(message: Message, ids: Sequence[int] | None) -> list[PromptMessage]:
+    text = PromptMessage(message.role, message.text, ids)
+    if message.call is None or ids:
+        return [text]
+    call = PromptMessage(message.role, call_content(message.call.arguments), metadata=message.call.name)
+    return [text, call] if message.text else [call]
 
 
 def prompt_ids(tokenizer: ChatGLM3Tokenizer, messages: Iterable[PromptMessage]) -> list[int]:
@@ -56,7 +75,7 @@ def prompt_ids(tokenizer: ChatGLM3Tokenizer, messages: Iterable[PromptMessage]) 
 def _message_ids(tokenizer: ChatGLM3Tokenizer, message: PromptMessage) -> list[int]:
     if message.ids and message.role == Role.ASSISTANT:
         return [*assistant_ids(tokenizer), *message.ids]  # the model wrote the header itself
-    return message_ids(tokenizer, message.role, message.text)
+    return message_ids(tokenizer, message.role, message.text, message.metadata)
 
 
 def output_limit(prompt_tokens: int, max_tokens: int | None, context_length: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from cluster.errors import ClusterError
@@ -11,10 +11,11 @@ from cluster.protocol import Served
 from services.conversations import ids
 from services.turns import splice
 from services.turns.draft import Draft, draft_chat
-from services.turns.events import ChatTurn, TurnEvent, TurnStarted
+from services.turns.events import ChatTurn, Message, TurnEvent, TurnStarted
 from services.turns.metrics import Account
 from services.turns.parts import TurnParts
 from services.turns.production import Production
+from services.turns.tools import shown_messages
 
 
 class StatelessTurn:
@@ -33,7 +34,8 @@ class StatelessTurn:
             ClusterError: at any point; ``failed`` makes a last event of it.
         """
         with Account(self._parts.metrics) as account:
-            draft = await draft_chat(self._parts, self._turn)
+            messages = shown_messages(self._turn)
+            draft = await draft_chat(self._parts, self._turn, messages)
             production = self._production = Production(self._parts, draft)
             async with aclosing(production.frames()) as frames:
                 async for frame in frames:
@@ -45,7 +47,7 @@ class StatelessTurn:
                             yield event
             for event in production.close():
                 yield event
-            end = await self._end(production)
+            end = await self._end(production, messages)
             account.outcome = end.kind.value
             yield end
 
@@ -54,11 +56,11 @@ class StatelessTurn:
         assert self._production is not None, "a started turn has a production"
         return self._production.failed(error, last)
 
-    async def _end(self, production: Production) -> TurnEvent:
+    async def _end(self, production: Production, messages: Sequence[Message]) -> TurnEvent:
         result = production.result()
-        if result.text:  # before the last event: whoever has seen it may send the answer back at once
-            turn, model = self._turn, self._parts.model
-            key = splice.answer_key(turn.tenant, model.fingerprint, turn.messages, result.text)
+        if result.text or result.call:  # before the last event: whoever has seen it may send the answer back at once
+            tenant, fingerprint = self._turn.tenant, self._parts.model.fingerprint
+            key = splice.answer_key(tenant, fingerprint, messages, result.text, result.call)
             await self._parts.index.put(key, result.ids)
         return production.end(result)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.tokenizer.tool_calls import ToolCall
 from services.conversations.memory_index import MemoryIdIndex
 from services.turns.events import Message, Role
 from services.turns.metrics import TurnMetrics
@@ -58,3 +59,28 @@ async def test_only_answers_are_looked_up_and_in_one_call():
 async def test_a_history_without_answers_asks_nothing():
     """The first turn of a chat costs no round trip."""
     assert await known_ids(None, TurnMetrics(), HISTORY[:1], [b"k"]) == {}
+
+
+def key_of(text: str = "", call: ToolCall | None = None) -> bytes:
+    return answer_key("acme", "fp", HISTORY[:1], text, call)
+
+
+def test_a_call_is_known_by_its_values():
+    """Clients parse the arguments and write them again in another order; the ids found are the ones sampled."""
+    call = ToolCall("f", {"a": 1, "b": {"c": "北", "d": None}})
+    same = ToolCall("f", {"b": {"d": None, "c": "北"}, "a": 1})
+    assert key_of(call=call) == chain_keys("acme", "fp", (*HISTORY[:1], Message(Role.ASSISTANT, "", same)))[1]
+
+
+def test_other_calls_have_other_keys():
+    """Name, arguments and the text in front all count, and a call is not the text that says the same."""
+    calls = [ToolCall("f", {}), ToolCall("g", {}), ToolCall("f", {"a": 1}), ToolCall("f", {"a": "1"}), None]
+    keys = [key_of(text, call) for text in ("", "f", "So.") for call in calls]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_call_is_not_the_messages_that_look_like_it():
+    """A tool may be named like a role."""
+    called = (Message(Role.ASSISTANT, "", ToolCall("user", {})),)
+    written = (Message(Role.ASSISTANT, ""), Message(Role.USER, "{}"))
+    assert chain_keys("a", "f", called)[-1] != chain_keys("a", "f", written)[-1]
