@@ -20,6 +20,7 @@ def gateway_families(turns: TurnMetrics, counters: GatewaySnapshot) -> list[Fami
         counter("chatglm_turn_moves", "Answers that went on at another replica.", turns.moves),
         counter("chatglm_pins", "Turns by why their replica was chosen.", turns.pins, label="why"),
         counter("chatglm_turn_errors", "Turns that ended in an error, by code.", turns.errors, label="code"),
+        counter("chatglm_tool_calls", "Answers that began as a call, by outcome.", turns.tool_calls, label="outcome"),
         counter("chatglm_id_index_hits", "Returned answers whose sampled ids were known.", turns.index_hits),
         counter("chatglm_id_index_misses", "Returned answers that were encoded again.", turns.index_misses),
         counter("chatglm_http_errors", "HTTP answers that carried an error, by code.", counters.errors, label="code"),

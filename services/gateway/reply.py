@@ -103,5 +103,6 @@ def _note(event: TurnEvent, summary: RequestSummary) -> None:
     if event.result is None:
         return
     summary.usage = event.result.usage
+    summary.tool_calls = int(event.result.call is not None)
     if event.kind is EventKind.FAILED:
         summary.outcome, summary.error_code = "failed", event.result.error_code

@@ -30,6 +30,7 @@ class RequestSummary:
     rank: int | None = None
     first_text_s: float | None = None  # from the request's arrival to its answer's first text
     usage: Usage | None = None
+    tool_calls: int = 0
 
     def fields(self) -> dict[str, object]:
         """The log line's keys; unknown facts are left out."""
@@ -47,6 +48,7 @@ class RequestSummary:
             "prompt_tokens": usage and usage.prompt_tokens,
             "cached_tokens": usage and usage.cached_tokens,
             "output_tokens": usage and usage.output_tokens,
+            "tool_calls": self.tool_calls or None,
         }
         return {key: value for key, value in facts.items() if value is not None}
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
 from cluster.protocol import FinishReason, Served, Usage
+from cluster.tokenizer.tool_calls import ToolCall
 from services.turns.events import ChatTurn, EventKind, StoredTurn, TurnEvent, TurnResult, TurnStarted
 
 USAGE = Usage(prompt_tokens=7, cached_tokens=3, output_tokens=2)
@@ -27,6 +28,7 @@ class FakeTurns:
         reason: how turns end; ``error`` is the code and message of a failed one.
         refusal: raised instead of starting.
         explosion: raised after the answer, instead of the last events.
+        call: behind the answer's text; None for none.
         gate: while it is unset, a started turn waits before its answer.
         asked: every turn, in order.
         waiting: set when a turn waits at the gate.
@@ -37,6 +39,7 @@ class FakeTurns:
         self.deltas = ["Hello", " 你好"]
         self.reason = FinishReason.STOP
         self.error = ("", "")
+        self.call: ToolCall | None = None
         self.refusal: Exception | None = None
         self.explosion: Exception | None = None
         self.gate = asyncio.Event()
@@ -93,5 +96,8 @@ class FakeTurns:
             for kind in (EventKind.TEXT_DONE, EventKind.PART_DONE, EventKind.ITEM_DONE):
                 seq += 1
                 yield TurnEvent(seq, 0xAB, kind, text)
-        result = TurnResult(self.reason, text, (5, 6), USAGE, *self.error)
+        if self.call is not None:
+            seq += 1
+            yield TurnEvent(seq, 0xAB, EventKind.TOOL_CALL, call=self.call)
+        result = TurnResult(self.reason, text, (5, 6), USAGE, *self.error, call=self.call)
         yield TurnEvent(seq + 1, 0xAB, _ENDS[self.reason], result=result)

@@ -1,12 +1,14 @@
 """Turns as chat completions.
 
-A stream is: a chunk with the role, one chunk per delta, one with the finish reason, one with usage if asked for,
-``[DONE]``. A failed one ends with an error instead, and without ``[DONE]``.
+A stream is: a chunk with the role, one chunk per delta, two with the call where there is one, one with the finish
+reason, one with usage if asked for, ``[DONE]``. A failed one ends with an error instead, and without ``[DONE]``. A
+call's arguments come in one piece: what the model writes is not JSON, and is one only once it is whole.
 """
 
 from __future__ import annotations
 
 from cluster.protocol import FinishReason
+from cluster.tokenizer.tool_calls import ToolCall, arguments_json
 from services.gateway.deps import ModelInfo
 from services.gateway.problems import Problem, problem_of_code
 from services.gateway.schemas.chat_completion import (
@@ -16,22 +18,27 @@ from services.gateway.schemas.chat_completion import (
     ChunkChoice,
     ChunkDelta,
     CompletionChoice,
+    CompletionFunction,
     CompletionMessage,
+    CompletionToolCall,
     CompletionUsage,
     FinishName,
+    FunctionDelta,
+    ToolCallDelta,
 )
 from services.gateway.sse import DONE, frame
 from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
 
 
 class ChatRendering:
-    """One chat completion. ``completion_id`` is random: nothing is stored under it."""
+    """One chat completion. ``completion_id`` and ``call_id`` are random: nothing is stored under them."""
 
     def __init__(
-        self, started: TurnStarted, *, completion_id: str, model: ModelInfo, include_usage: bool = False
+        self, started: TurnStarted, *, completion_id: str, call_id: str, model: ModelInfo, include_usage: bool = False
     ) -> None:
         self._created = started.created_at
         self._id = completion_id
+        self._call_id = call_id
         self._model = model
         self._include_usage = include_usage
 
@@ -42,6 +49,9 @@ class ChatRendering:
                 return self._chunk(ChunkDelta(content=event.text))
             case EventKind.CREATED:
                 return self._chunk(ChunkDelta(role="assistant", content=""))
+            case EventKind.TOOL_CALL:
+                assert event.call is not None
+                return self._call(event.call)
             case EventKind.FAILED:
                 assert event.result is not None
                 return self.broken(problem_of_code(event.result.error_code, event.result.error_message))
@@ -57,7 +67,7 @@ class ChatRendering:
 
     def whole(self, event: TurnEvent, result: TurnResult) -> bytes:  # noqa: ARG002 - the protocol's
         """See Rendering."""
-        choice = CompletionChoice(message=CompletionMessage(content=result.text), finish_reason=_finish(result))
+        choice = CompletionChoice(message=self._message(result), finish_reason=_finish(result))
         return ChatCompletion(
             id=self._id,
             created=self._created,
@@ -66,6 +76,19 @@ class ChatRendering:
             usage=CompletionUsage.of(result.usage),
             system_fingerprint=self._model.fingerprint,
         ).json_bytes()
+
+    def _message(self, result: TurnResult) -> CompletionMessage:
+        if result.call is None:
+            return CompletionMessage(content=result.text)
+        function = CompletionFunction(name=result.call.name, arguments=arguments_json(result.call.arguments))
+        calls = [CompletionToolCall(id=self._call_id, function=function)]
+        return CompletionMessage(content=result.text or None, tool_calls=calls)
+
+    def _call(self, call: ToolCall) -> bytes:
+        named = FunctionDelta(name=call.name, arguments="")
+        filled = FunctionDelta(arguments=arguments_json(call.arguments))
+        pieces = ToolCallDelta(id=self._call_id, type="function", function=named), ToolCallDelta(function=filled)
+        return b"".join(self._chunk(ChunkDelta(tool_calls=[piece])) for piece in pieces)
 
     def _end(self, result: TurnResult) -> bytes:
         last = self._chunk(ChunkDelta(), finish=_finish(result))
@@ -99,4 +122,6 @@ class ChatRendering:
 
 
 def _finish(result: TurnResult) -> FinishName:
+    if result.call:  # a whole call is one, even where the limit came in the place of its stop id
+        return "tool_calls"
     return "length" if result.reason is FinishReason.LENGTH else "stop"

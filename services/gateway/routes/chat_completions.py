@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from functools import partial
 
@@ -20,6 +21,8 @@ from services.gateway.summary import summary_of
 
 router = APIRouter(tags=["chat"])
 
+_CALL_ID_BYTES = 12  # 24 characters
+
 
 @router.post(
     "/v1/chat/completions",
@@ -35,6 +38,7 @@ async def create_chat_completion(request: Request, deps: Deps, tenant: CurrentTe
     rendering = partial(
         ChatRendering,
         completion_id=f"chatcmpl-{uuid.uuid4().hex}",
+        call_id=f"call_{secrets.token_hex(_CALL_ID_BYTES)}",
         model=model,
         include_usage=body.include_usage,
     )

@@ -12,7 +12,9 @@ from pydantic import Field
 
 from cluster.errors import InvalidRequestError
 from services.gateway.schemas.base import MaxTokens, Metadata, ModelName, RequestBody, SamplingFields, only
+from services.gateway.schemas.history import messages_of
 from services.gateway.schemas.messages import ChatMessage
+from services.gateway.schemas.tools import Tools, tools_of
 from services.turns.events import ChatTurn
 
 
@@ -34,11 +36,12 @@ class ChatCompletionRequest(SamplingFields):
     prompt_cache_key: str | None = None
     user: str | None = None
     metadata: Metadata | None = None
+    tools: Tools | None = None
+    tool_choice: Annotated[Any, only("none", "auto")] = None
+    parallel_tool_calls: bool | None = None  # the model makes one call a turn whatever it says
 
     n: Annotated[Any, only(1)] = None
     store: Annotated[Any, only(False)] = None
-    tools: Annotated[Any, only([])] = None
-    tool_choice: Annotated[Any, only("none", "auto")] = None
     functions: Annotated[Any, only([])] = None
     function_call: Annotated[Any, only("none", "auto")] = None
     logprobs: Annotated[Any, only(False)] = None
@@ -65,14 +68,16 @@ class ChatCompletionRequest(SamplingFields):
         """The turn asked for.
 
         Raises:
-            InvalidRequestError: fields contradict each other.
+            InvalidRequestError: fields or messages contradict each other.
         """
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("Set stream to use stream_options.", param="stream_options")
+        tools = tools_of(self.tools or [])
         return ChatTurn(
             tenant=tenant,
             request_id=request_id,
-            messages=tuple(message.message() for message in self.messages),
+            messages=messages_of(self.messages),
             options=self.options(self.max_completion_tokens or self.max_tokens),
             cache_key=self.prompt_cache_key or None,
+            tools=() if self.tool_choice == "none" else tools,
         )

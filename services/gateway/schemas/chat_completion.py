@@ -9,7 +9,7 @@ from pydantic import Field
 from cluster.protocol import Usage
 from services.gateway.schemas.base import Shape
 
-FinishName = Literal["stop", "length"]
+FinishName = Literal["stop", "length", "tool_calls"]
 OmittedWhenNone = Field(exclude_if=lambda value: value is None)
 
 
@@ -47,12 +47,28 @@ class CompletionUsage(Shape):
         )
 
 
+class CompletionFunction(Shape):
+    """What is called; ``arguments`` is a JSON object, as text."""
+
+    name: str
+    arguments: str
+
+
+class CompletionToolCall(Shape):
+    """A call of one of the tools that were offered."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CompletionFunction
+
+
 class CompletionMessage(Shape):
-    """The answer."""
+    """The answer: text, a call, or a text and a call."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: Annotated[list[CompletionToolCall] | None, OmittedWhenNone] = None
 
 
 class CompletionChoice(Shape):
@@ -76,11 +92,28 @@ class ChatCompletion(Shape):
     system_fingerprint: str
 
 
+class FunctionDelta(Shape):
+    """What is new of a call: first its name and no arguments, then the arguments."""
+
+    name: Annotated[str | None, OmittedWhenNone] = None
+    arguments: str
+
+
+class ToolCallDelta(Shape):
+    """A piece of the one call; ``id`` and ``type`` come with the first."""
+
+    index: int = 0
+    id: Annotated[str | None, OmittedWhenNone] = None
+    type: Annotated[Literal["function"] | None, OmittedWhenNone] = None
+    function: FunctionDelta
+
+
 class ChunkDelta(Shape):
     """What is new since the last chunk."""
 
     role: Annotated[Literal["assistant"] | None, OmittedWhenNone] = None
     content: Annotated[str | None, OmittedWhenNone] = None
+    tool_calls: Annotated[list[ToolCallDelta] | None, OmittedWhenNone] = None
 
 
 class ChunkChoice(Shape):

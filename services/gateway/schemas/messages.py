@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from services.gateway.schemas.base import RequestBody, one_or_many, only
+from services.gateway.schemas.tools import MAX_TOOLS, CallId, CallOfTool
 from services.turns.events import Message, Role
 
 ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
@@ -23,6 +24,15 @@ def _known_role(role: str) -> str:
     if role in ("tool", "function"):
         raise PydanticCustomError("unsupported", "Tool messages are not supported yet.")
     raise PydanticCustomError("unknown_role", "Input should be 'system', 'developer', 'user' or 'assistant'")
+
+
+def _text_role(role: str) -> str:
+    if role in ("system", "developer", "user"):
+        return role
+    if role == "function":
+        raise PydanticCustomError("unsupported", "Function messages are not supported; use tool messages.")
+    known = "'system', 'developer', 'user', 'assistant' or 'tool'"
+    raise PydanticCustomError("unknown_role", "Input should be {known}", {"known": known})
 
 
 def _message_only(kind: str) -> str:
@@ -63,19 +73,44 @@ def joined(content: str | list[ChatPart] | list[ItemPart]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-class ChatMessage(RequestBody):
-    """A message of a chat completion. What the official client dumps of an answer is accepted as it is."""
+class TextMessage(RequestBody):
+    """A message of a chat completion that is text and nothing else."""
 
-    role: RoleName
+    role: Annotated[str, AfterValidator(_text_role)]
     content: ChatContent
     name: str | None = None
-    tool_calls: Annotated[Any, only([])] = None
+
+
+class AssistantMessage(RequestBody):
+    """An answer that is sent back. What the official client dumps of one is accepted as it is."""
+
+    role: Literal["assistant"]
+    content: ChatContent | None = None
+    name: str | None = None
+    tool_calls: Annotated[list[CallOfTool], Field(max_length=MAX_TOOLS)] | None = None
     function_call: Annotated[Any, only()] = None
     audio: Annotated[Any, only()] = None
 
-    def message(self) -> Message:
-        """The same, with the model's own role."""
-        return Message(ROLES[self.role], joined(self.content))
+
+class ToolMessage(RequestBody):
+    """What a tool returned."""
+
+    role: Literal["tool"]
+    content: ChatContent
+    tool_call_id: CallId
+
+
+def _message_kind(value: Any) -> str:
+    role = value.get("role") if isinstance(value, dict) else None
+    return f"<{role}>" if role in ("assistant", "tool") else "<text>"
+
+
+ChatMessage = Annotated[
+    Annotated[TextMessage, Tag("<text>")]
+    | Annotated[AssistantMessage, Tag("<assistant>")]
+    | Annotated[ToolMessage, Tag("<tool>")],
+    Discriminator(_message_kind),
+]
 
 
 class InputItem(RequestBody):

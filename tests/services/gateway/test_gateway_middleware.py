@@ -9,6 +9,7 @@ import httpx
 import pytest
 import structlog
 
+from cluster.tokenizer.tool_calls import ToolCall
 from services.gateway.app import create_app
 from services.gateway.deps import GatewayDeps, GatewayLimits
 from services.gateway.schemas.models import ErrorBody
@@ -72,6 +73,21 @@ async def test_one_line_per_request(
         "cached_tokens": 3,
         "output_tokens": 2,
     }
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_the_line_tells_that_a_tool_was_called(
+    client: httpx.AsyncClient,
+    turns: FakeTurns,
+    logs: list[Any],
+    is_stream: bool,  # noqa: FBT001 - pytest passes by name
+) -> None:
+    """How many calls, but not of what or with what."""
+    turns.deltas, turns.call = [], ToolCall("get_weather", {"city": PROMPT})
+    await client.post("/v1/chat/completions", json=CHAT | {"stream": is_stream})
+    (line,) = logs
+    assert line["tool_calls"] == 1
+    assert not any(secret in repr(line) for secret in (PROMPT, "get_weather"))
 
 
 @pytest.mark.parametrize("error", [ValueError(PROMPT), KeyError(PROMPT)])
