@@ -73,6 +73,15 @@ def test_jsons_words_are_read_too():
     assert parse_call("f(a=true, b=false, c=null)", "f") == {"a": True, "b": False, "c": None}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["""'''it's'''""", """'''two '' of them\n'''""", '"""a "" b"""', "r'a\\'b'", "u'é' R\"\\d\"", "'a\\\nb'", "''"],
+)
+def test_texts_are_read_in_all_the_ways_they_can_be_quoted(text):
+    """Single and triple quotes, raw ones, several side by side, over line ends."""
+    assert parse_call(f"f(a={text})", "f") == as_python(f"f(a={text})")
+
+
 def test_tuples_and_sets_keep_the_order_in_which_they_were_written():
     """A set's own order differs from process to process; the events of an answer must not."""
     assert parse_call("f(a={'z', 'b', 'a'}, b=(3, 1), c=())", "f") == {"a": ["z", "b", "a"], "b": [3, 1], "c": []}

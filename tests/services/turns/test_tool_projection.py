@@ -80,11 +80,13 @@ def test_an_answers_text_and_its_call_are_all_it_says(ids, stop):
     projection, events = project([ids], stop)
     if projection.call is None or projection.is_stopped:
         return
-    whole = TOKENIZER.decode(ids[: len(projection.answer_ids())]).lstrip()
+    kept = projection.answer_ids()
+    whole = TOKENIZER.decode(kept).lstrip()
     text, _, turn = whole.rpartition("<|assistant|>") if ASSISTANT in ids else ("", "", whole)
     assert deltas(events) == text
     assert called(events) == [read_call(turn)] == [projection.call]
-    assert projection.answer_ids() == ids
+    assert kept == ids[: len(kept)]
+    assert len(ids) - len(kept) <= 3  # the bytes of an unfinished character
 
 
 @settings(deadline=None, max_examples=300)

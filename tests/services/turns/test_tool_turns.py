@@ -77,6 +77,13 @@ async def test_a_call_from_under_other_tools_is_encoded_again(kit):
     assert (kit.service.metrics.index_hits, kit.service.metrics.index_misses) == (0, 1)
 
 
+async def test_chats_with_other_tools_may_go_to_other_replicas(kit):
+    """What they are told of tools is the beginning of their prompt, hence of what decides the placement."""
+    for tools in ((), TOOLS, (Tool("clock", "", {}),)):
+        await collect(kit.service.chat(tool_turn(kit, tools=tools)))
+    assert len({request.pin_key for request in kit.backend.requests}) == 3
+
+
 async def test_a_call_cut_by_its_limit_is_text(kit, tokenizer):
     """The reason says why, and the count of calls too."""
     _, events = await collect(kit.service.chat(tool_turn(kit, max_tokens=8)))
