@@ -9,21 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cluster.errors import ConfigurationError
-from cluster.model.config import CONFIG_FILE, ChatGLM3Config
+from cluster.model.config import ChatGLM3Config
 from cluster.model.loader import expected_shapes
+from cluster.model.writing import new_checkpoint_folder, write_config
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from cluster.tokenizer.training import PUBLISHED_PIECES, train_tokenizer
 
@@ -93,47 +90,11 @@ def write_random_checkpoint(
     """
     config, pieces = _chosen(size, dtype, context)
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"{folder} exists and is not empty; name a new folder for the checkpoint.")
-    with _appearing(folder) as draft:
+    with new_checkpoint_folder(folder) as draft:
         tokenizer = make_tokenizer(draft, pieces)
-        fields = json.dumps(published_fields(config), indent=2) + "\n"
-        (draft / CONFIG_FILE).write_text(fields, encoding="utf-8")
+        write_config(draft, config, "random-chatglm3")
         _write_weights(draft, config, tokenizer.stop_ids, seed, progress)
     return folder
-
-
-def published_fields(config: ChatGLM3Config) -> dict[str, Any]:
-    """config.json's fields as the published model writes them, ``auto_map`` included (nobody follows it here)."""
-    kind = "modeling_chatglm.ChatGLMFor"
-    own = {name: getattr(config, name) for name in config.__slots__ if name != "rope_ratio" or config.rope_ratio != 1}
-    return own | {
-        "_name_or_path": "random-chatglm3",
-        "model_type": "chatglm",
-        "architectures": ["ChatGLMModel"],
-        "auto_map": {
-            "AutoConfig": "configuration_chatglm.ChatGLMConfig",
-            "AutoModel": f"{kind}ConditionalGeneration",
-            "AutoModelForCausalLM": f"{kind}ConditionalGeneration",
-            "AutoModelForSeq2SeqLM": f"{kind}ConditionalGeneration",
-            "AutoModelForSequenceClassification": f"{kind}SequenceClassification",
-        },
-        "apply_query_key_layer_scaling": True,
-        "apply_residual_connection_post_layernorm": False,
-        "attention_dropout": 0.0,
-        "attention_softmax_in_fp32": True,
-        "bias_dropout_fusion": True,
-        "fp32_residual_connection": False,
-        "hidden_dropout": 0.0,
-        "multi_query_attention": True,
-        "original_rope": True,
-        "post_layer_norm": True,
-        "rmsnorm": True,
-        "use_cache": True,
-        "tie_word_embeddings": False,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
 
 
 def _chosen(size: str, dtype: str, context: int | None) -> tuple[ChatGLM3Config, int]:
@@ -145,19 +106,6 @@ def _chosen(size: str, dtype: str, context: int | None) -> tuple[ChatGLM3Config,
     if context is not None and context < 1:
         raise ConfigurationError(f"context must be 1 or more positions, not {context}.")
     return replace(config, torch_dtype=dtype, seq_length=context or config.seq_length), pieces
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A draft folder beside ``folder`` that takes its name at the end, or is removed on an error."""
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        draft.replace(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _write_weights(
