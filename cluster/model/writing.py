@@ -1,4 +1,4 @@
-"""What every writer of a checkpoint shares: the published config.json, and a folder that appears whole or not at all."""
+"""What every writer of a checkpoint shares: its config.json, and a folder that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def new_checkpoint_folder(folder: Path, *, replace: bool = False) -> Iterator[Pa
     draft.mkdir(parents=True)
     try:
         yield draft
+        for file in draft.iterdir():
+            file.chmod(0o644)  # safetensors makes files that only their owner can read; a service is often another user
         if replace and folder.exists():
             shutil.rmtree(folder)
         draft.replace(folder)
