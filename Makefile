@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-heavy lint types imports unit cluster-tests bench clean
+.PHONY: help install up test test-heavy lint types imports unit cluster-tests demo-model eval-demo bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,12 @@ test: lint types imports unit cluster-tests ## everything a change must pass (at
 
 test-heavy: $(VENV)/.installed-dev ## the long runs (at most 60 minutes)
 	$(BIN)/pytest -q -m heavy -p no:randomly
+
+demo-model: $(VENV)/.installed-dev ## make the demo model anew: an hour on 2 cores, or on a GPU where there is one
+	$(BIN)/chatglm-cluster model train-demo
+
+eval-demo: $(VENV)/.installed-dev ## measure the demo model on what it was never taught
+	$(BIN)/chatglm-cluster model eval-demo
 
 bench: $(VENV)/.installed-dev ## micro-benchmarks; results are committed to docs/benchmarks/
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -13,12 +13,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from cluster.demo import CHECKPOINT, MODEL_NAME
 from cluster.errors import CheckpointError, ConfigurationError
 from services.args import AppArgs
 from services.ray_environment import LONGEST_TURN_S
-from services.settings import ClusterSettings
+from services.settings import RANDOM, ClusterSettings
 from services.state import StateFolder
 
+DEFAULT_NAME = "chatglm3"
 RANDOM_SIZE = "demo"
 RANDOM_SEED = 7
 
@@ -38,12 +40,12 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
     device = _device(settings)
     dtype = _dtype(settings, device)
     kv_cache_bytes = int(settings.kv_cache_gib * 2**30) if settings.kv_cache_gib else None
-    path = settings.model or _random_model(state, say)
+    path, name = _model(settings, state, say)
     say(f"checking {path}")
     _in_child(_check, path, dtype, kv_cache_bytes)
     return AppArgs(
         model_path=str(path),
-        model_name=settings.model_name,
+        model_name=settings.model_name or name,
         redis_url=settings.redis_url or "",
         device=device,
         dtype=dtype,
@@ -91,12 +93,22 @@ def _dtype(settings: ClusterSettings, device: str) -> str:
     return settings.dtype
 
 
+def _model(settings: ClusterSettings, state: StateFolder, say: Say) -> tuple[Path, str]:
+    """The checkpoint to serve, and the name it has where the operator gave none."""
+    if settings.model is None:
+        say(f"no --model given: serving the small {MODEL_NAME} that comes with the package")
+        return CHECKPOINT, MODEL_NAME
+    if settings.model == RANDOM:
+        return _random_model(state, say), DEFAULT_NAME
+    return settings.model, DEFAULT_NAME
+
+
 def _random_model(state: StateFolder, say: Say) -> Path:
     path = state.models / f"random-{RANDOM_SIZE}"
     if not path.exists():
-        say("no --model given: making a small checkpoint with random weights")
+        say("making a small checkpoint with random weights")
         _in_child(_write_random, path)
-    say("NOTE: serving RANDOM weights; answers are gibberish. Give --model DIR to serve a real checkpoint.")
+    say("NOTE: serving RANDOM weights; answers are gibberish.")
     return path
 
 

@@ -13,6 +13,8 @@ from cluster.errors import ConfigurationError
 
 ENV_PREFIX = "CHATGLM_"
 
+RANDOM = Path("random")  # as --model: not a folder but a checkpoint with random weights, made when needed
+
 DEFAULT_STATE_DIR = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "chatglm-cluster"
 
 
@@ -21,8 +23,10 @@ class ClusterSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, protected_namespaces=())
 
-    model: Path | None = Field(None, description="checkpoint folder; none: a small random one is made")
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "chatglm3"
+    model: Path | None = Field(None, description="checkpoint folder; none: the demo model; random: random weights")
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = Field(
+        None, description="what clients ask for; none: chatglm3-demo for the demo model, else chatglm3"
+    )
     replicas: Annotated[int, Field(ge=1, le=1024)] = 2
     gateways: Annotated[int, Field(ge=1, le=1024)] = 1
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
@@ -57,7 +61,7 @@ class ClusterSettings(BaseSettings):
     @field_validator("state_dir", "model")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return value.expanduser().resolve() if value is not None else None
+        return value if value in (None, RANDOM) else value.expanduser().resolve()
 
 
 def read_settings(**options: Any) -> ClusterSettings:

@@ -1,4 +1,4 @@
-"""``chatglm-cluster model``: look into a checkpoint folder, or make one with random weights.
+"""``chatglm-cluster model``: look into a checkpoint folder, or make one: with random weights, or the demo model.
 
 Torch is imported by the commands that need it, so that the rest of the command line starts at once.
 """
@@ -14,11 +14,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from cluster.errors import CheckpointError
+from services.cli.demo_model import eval_demo, train_demo
 
 if TYPE_CHECKING:
     from cluster.model.checkpoint import CheckpointReport
 
-app = typer.Typer(help="Check a checkpoint folder, or make one with random weights.", no_args_is_help=True)
+app = typer.Typer(help="Check, make and measure checkpoint folders.", no_args_is_help=True)
+app.command("train-demo")(train_demo)
+app.command("eval-demo")(eval_demo)
 
 GIB = 2**30
 

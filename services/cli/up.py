@@ -24,8 +24,15 @@ def _option(text: str, name: str) -> Any:
 
 
 def up(
-    model: Annotated[Path | None, _option("Checkpoint folder; none: a small random one is made.", "model")] = None,
-    model_name: Annotated[str | None, _option("Name clients ask for; default chatglm3.", "model_name")] = None,
+    model: Annotated[
+        Path | None,
+        _option(
+            "Checkpoint folder; none: the demo model that comes with the package; random: random weights.", "model"
+        ),
+    ] = None,
+    model_name: Annotated[
+        str | None, _option("Name clients ask for; default chatglm3, or chatglm3-demo.", "model_name")
+    ] = None,
     replicas: Annotated[int | None, _option("Model replicas; default 2.", "replicas")] = None,
     gateways: Annotated[int | None, _option("HTTP gateways; default 1.", "gateways")] = None,
     port: Annotated[int | None, _option("HTTP port; default 8000.", "port")] = None,

@@ -11,7 +11,7 @@ from tests.support.cluster import ClusterProcess
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
-    """A running cluster: random weights, float32, 2 replicas, 2 gateways, embedded Valkey."""
+    """A running cluster: the demo model, float32, 2 replicas, 2 gateways, embedded Valkey."""
     running = ClusterProcess(tmp_path_factory.mktemp("cluster") / "state", "--gateways", "2")
     running.start()
     yield running

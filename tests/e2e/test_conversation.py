@@ -10,11 +10,12 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from openai.types.responses import Response
 
+from cluster.demo import CHECKPOINT
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.conversations.records import Item
 from services.conversations.redis_store import RedisConversationStore
 from services.turns.prompt import prompt_ids, stored_messages
-from tests.support.cluster import ClusterProcess, run_command
+from tests.support.cluster import MODEL, ClusterProcess, run_command
 from tests.support.cold_run import ColdModel
 from tests.support.waiting import wait_until
 
@@ -40,7 +41,7 @@ def talk(cluster: ClusterProcess, **options: Any) -> tuple[str, list[tuple[Respo
     turns = []
     for question in QUESTIONS:
         raw = client.responses.with_raw_response.create(
-            model="chatglm3", conversation=conversation, input=question, max_output_tokens=TOKENS, **options
+            model=MODEL, conversation=conversation, input=question, max_output_tokens=TOKENS, **options
         )
         turns.append((raw.parse(), raw.headers["x-replica-rank"]))
     return conversation, turns
@@ -68,13 +69,13 @@ def test_a_conversation_stays_on_one_replica_and_reuses_its_cache(cluster: Clust
         assert response.usage.input_tokens_details.cached_tokens >= held - PAGE
         held = response.usage.input_tokens + response.usage.output_tokens
     assert len({rank for _, rank in turns}) == 1
+    assert "Anna" in turns[-1][0].output_text
 
 
 def test_cached_answers_equal_cold_ones(cluster: ClusterProcess) -> None:
     """Greedy ids of each turn are those of a model that computes the same prompt from nothing, up to near-ties."""
     conversation, _ = talk(cluster, temperature=0)
-    folder = cluster.state_dir / "models" / "random-demo"
-    tokenizer, model = ChatGLM3Tokenizer.from_pretrained(folder), ColdModel(folder)
+    tokenizer, model = ChatGLM3Tokenizer.from_pretrained(CHECKPOINT), ColdModel(CHECKPOINT)
     items = stored_items(cluster, conversation)
     assert len(items) == 2 * len(QUESTIONS)
     for turn in range(len(QUESTIONS)):
@@ -91,7 +92,7 @@ def test_the_same_seed_gives_the_same_answer(cluster: ClusterProcess) -> None:
     client = cluster.client()
     texts = {
         client.chat.completions.create(
-            model="chatglm3",
+            model=MODEL,
             messages=[{"role": "user", "content": "Tell me something."}],
             seed=11,
             max_tokens=20,
@@ -108,7 +109,7 @@ def test_a_stream_says_what_the_whole_answer_says(cluster: ClusterProcess) -> No
     """Deltas joined equal the plain answer, and usage comes last when asked for."""
     client = cluster.client()
     request: dict[str, Any] = {
-        "model": "chatglm3",
+        "model": MODEL,
         "messages": [{"role": "user", "content": "Hello!"}],
         "temperature": 0,
         "max_tokens": 24,
@@ -125,7 +126,7 @@ def test_a_stream_says_what_the_whole_answer_says(cluster: ClusterProcess) -> No
 async def test_the_asynchronous_client_streams_typed_response_events(cluster: ClusterProcess) -> None:
     """Created first, completed last, numbers without gaps, text equal to its deltas."""
     async with AsyncOpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0) as client:
-        stream = await client.responses.create(model="chatglm3", input="Hi", max_output_tokens=16, stream=True)
+        stream = await client.responses.create(model=MODEL, input="Hi", max_output_tokens=16, stream=True)
         events = [event async for event in stream]
     assert events[0].type == "response.created"
     assert events[-1].type in ("response.completed", "response.incomplete")
@@ -140,7 +141,7 @@ def test_a_stateless_client_that_returns_the_history_finds_its_cache(cluster: Cl
     messages: list[Any] = [{"role": "user", "content": "Tell me about the weather in Lisbon, and about boats."}]
     held = 0
     for question in ("Go on.", "And then?", "Thank you."):
-        answer = client.chat.completions.create(model="chatglm3", messages=messages, max_tokens=TOKENS)
+        answer = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=TOKENS)
         assert answer.usage is not None
         assert answer.usage.prompt_tokens_details is not None
         assert (answer.usage.prompt_tokens_details.cached_tokens or 0) >= held - PAGE
@@ -157,7 +158,7 @@ def test_another_tenant_sees_neither_conversation_nor_cache(cluster: ClusterProc
     with pytest.raises(NotFoundError):
         other.conversations.retrieve(conversation)
     prompt = "A long question that both tenants ask in the very same words, longer than two pages of the cache."
-    request: dict[str, Any] = {"model": "chatglm3", "messages": [{"role": "user", "content": prompt}], "max_tokens": 4}
+    request: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 4}
     for _ in range(2):
         cluster.client().chat.completions.create(**request)
     usage = other.chat.completions.create(**request).usage
@@ -187,7 +188,7 @@ def test_too_long_a_request_names_both_numbers(cluster: ClusterProcess) -> None:
     """Prompt and max_tokens over the context are refused before anything is computed."""
     with pytest.raises(BadRequestError) as refused:
         cluster.client().chat.completions.create(
-            model="chatglm3", messages=[{"role": "user", "content": "Hi"}], max_tokens=5000
+            model=MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=5000
         )
     assert refused.value.code == "context_length_exceeded"
     assert "2048" in str(refused.value)

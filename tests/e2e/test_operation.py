@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
+import psutil
 import pytest
 from openai import APIStatusError, ConflictError, InternalServerError
 
-from tests.support.cluster import ClusterProcess, run_command
+from tests.support.cluster import MODEL, ClusterProcess, run_command
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 ENDLESS = {
-    "model": "chatglm3",
+    "model": MODEL,
     "messages": [{"role": "user", "content": "Count for ever."}],
     "stream": True,
     "max_tokens": 1900,
@@ -47,9 +51,7 @@ def settled(cluster: ClusterProcess) -> float:
 
 def test_every_gateway_shows_the_same_snapshot_of_all_processes(cluster: ClusterProcess) -> None:
     """Whoever answers, each gateway and each replica is there with a label of its own."""
-    cluster.client().chat.completions.create(
-        model="chatglm3", messages=[{"role": "user", "content": "Hi"}], max_tokens=8
-    )
+    cluster.client().chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=8)
 
     def processes() -> set[str]:
         text = httpx.get(f"{cluster.url}/metrics", headers={"Connection": "close"}).text
@@ -72,7 +74,7 @@ def test_counts_follow_what_clients_received(cluster: ClusterProcess) -> None:
     usage = (
         cluster.client()
         .chat.completions.create(
-            model="chatglm3",
+            model=MODEL,
             messages=[{"role": "user", "content": "Hi"}],
             max_tokens=30,
             extra_body={"ignore_eos": True},
@@ -106,21 +108,21 @@ def test_without_redis_stored_turns_are_refused_and_chat_goes_on(cluster: Cluste
     conversation = client.conversations.create().id
     hello = [{"role": "user", "content": "Hi"}]
     for _ in range(6):
-        client.chat.completions.create(model="chatglm3", messages=hello, max_tokens=4)  # every gateway knows the key
+        client.chat.completions.create(model=MODEL, messages=hello, max_tokens=4)  # every gateway knows the key
     (valkey,) = cluster.named("valkey-server")
     valkey.suspend()
     try:
         with pytest.raises(InternalServerError) as refused:
-            client.with_options(timeout=4).responses.create(model="chatglm3", conversation=conversation, input="Hi")
+            client.with_options(timeout=4).responses.create(model=MODEL, conversation=conversation, input="Hi")
         assert refused.value.status_code == 503
         assert int(refused.value.response.headers["retry-after"]) >= 1
-        assert client.chat.completions.create(model="chatglm3", messages=hello, max_tokens=4).choices
+        assert client.chat.completions.create(model=MODEL, messages=hello, max_tokens=4).choices
     finally:
         valkey.resume()
 
     def works() -> bool:
         try:
-            return bool(client.responses.create(model="chatglm3", conversation=conversation, input="Hi").id)
+            return bool(client.responses.create(model=MODEL, conversation=conversation, input="Hi").id)
         except APIStatusError:
             return False
 
@@ -140,7 +142,7 @@ def test_without_replicas_turns_wait_or_are_refused_and_work_again(tmp_path_fact
 
         def works() -> bool:
             try:
-                client.chat.completions.create(model="chatglm3", messages=hello, max_tokens=4)
+                client.chat.completions.create(model=MODEL, messages=hello, max_tokens=4)
             except APIStatusError as error:
                 refusals.append((error.status_code, "retry-after" in error.response.headers))
                 return False
@@ -159,17 +161,18 @@ def test_a_killed_cluster_keeps_its_conversations(tmp_path_factory: pytest.TempP
     try:
         client = cluster.client()
         conversation = client.conversations.create().id
-        options = {"model": "chatglm3", "conversation": conversation, "max_output_tokens": 16}
-        said = [client.responses.create(input=text, **options).output_text for text in ("One", "Two", "Three")]
+        options = {"model": MODEL, "conversation": conversation, "max_output_tokens": 16}
+        told = ("My name is Anna.", "Hello!", "What is 2 + 2?")
+        said = [client.responses.create(input=text, **options).output_text for text in told]
         time.sleep(1.1)  # the embedded server's append-only file is synced once a second
         cluster.kill_everything()
         cluster.start()
         client = cluster.client()
         items = client.conversations.items.list(conversation, order="asc", limit=20).data
         texts = [part.text for item in items for part in item.content]
-        assert texts == ["One", said[0], "Two", said[1], "Three", said[2]]
-        fourth = client.responses.create(input="Four", **options)
-        assert fourth.usage is not None
+        assert texts == [text for both in zip(told, said, strict=True) for text in both]
+        fourth = client.responses.create(input="What is my name?", temperature=0, **options)
+        assert "Anna" in fourth.output_text
         assert len(client.conversations.items.list(conversation, limit=20).data) == 8
     finally:
         assert cluster.stop(signal.SIGTERM) == [], "processes outlived the cluster"
@@ -224,39 +227,95 @@ def test_one_turn_at_a_time_in_a_conversation(cluster: ClusterProcess) -> None:
     client = cluster.client()
     conversation = client.conversations.create().id
     with client.responses.create(
-        model="chatglm3", conversation=conversation, input="Hi", stream=True, extra_body={"ignore_eos": True}
+        model=MODEL, conversation=conversation, input="Hi", stream=True, extra_body={"ignore_eos": True}
     ) as first:
         next(iter(first))
         with pytest.raises(ConflictError) as busy:
-            client.responses.create(model="chatglm3", conversation=conversation, input="Me too")
+            client.responses.create(model=MODEL, conversation=conversation, input="Me too")
     assert busy.value.code == "conversation_busy"
 
     def works() -> bool:
         try:
-            return bool(client.responses.create(model="chatglm3", conversation=conversation, input="Now?").id)
+            return bool(client.responses.create(model=MODEL, conversation=conversation, input="Now?").id)
         except ConflictError:
             return False
 
     wait_until(works, timeout_s=20, what="the conversation is free again")
 
 
+def busiest(cluster: ClusterProcess, work: Callable[[], None]) -> psutil.Process:
+    """The replica that spends most time on ``work``."""
+    spent = {replica: sum(replica.cpu_times()[:2]) for replica in cluster.named("ServeReplica:chatglm:Replica")}
+    work()
+    return max(spent, key=lambda replica: sum(replica.cpu_times()[:2]) - spent[replica])
+
+
+def two_replicas(cluster: ClusterProcess) -> None:
+    """Wait until both serve."""
+    wait_until(lambda: len(cluster.named("ServeReplica:chatglm:Replica")) == 2, timeout_s=60, what="a replacement")
+
+
 def test_a_replica_that_dies_in_mid_answer_costs_a_pause(cluster: ClusterProcess) -> None:
     """With kill -9 of one replica under it, a stream goes on at the other one and says what it would have said."""
     client = cluster.client()
     request = {
-        "model": "chatglm3",
+        "model": MODEL,
         "messages": [{"role": "user", "content": "A long story, please."}],
         "temperature": 0,
         "max_tokens": 1200,
         "extra_body": {"ignore_eos": True},
     }
     whole = client.chat.completions.create(**request).choices[0].message.content
-    spent = {replica: sum(replica.cpu_times()[:2]) for replica in cluster.named("ServeReplica:chatglm:Replica")}
     text = ""
-    for number, chunk in enumerate(client.chat.completions.create(**request, stream=True)):
-        text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
-        if number == 100:
-            max(spent, key=lambda replica: sum(replica.cpu_times()[:2]) - spent[replica]).kill()
+    stream = client.chat.completions.create(**request, stream=True)
+
+    def read(deltas: int) -> None:
+        nonlocal text
+        for chunk in itertools.islice(stream, deltas):
+            text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+
+    busiest(cluster, lambda: read(100)).kill()
+    read(2000)
     assert text == whole
     wait_until(lambda: cluster.metrics()["chatglm_turn_moves_total"] >= 1, timeout_s=5, what="the move is counted")
-    wait_until(lambda: len(cluster.named("ServeReplica:chatglm:Replica")) == 2, timeout_s=60, what="a replacement")
+    two_replicas(cluster)
+
+
+def test_a_name_is_remembered_when_the_replica_that_held_it_dies(cluster: ClusterProcess) -> None:
+    """The conversation's cache is gone with its replica; its history is not, and the answer shows it."""
+    client = cluster.client()
+    conversation = client.conversations.create().id
+
+    def say(text: str) -> tuple[str, str]:
+        raw = client.responses.with_raw_response.create(
+            model=MODEL, conversation=conversation, input=text, temperature=0
+        )
+        return raw.parse().output_text, raw.headers["x-replica-rank"]
+
+    answer, rank = say("My name is Zorblat.")
+    assert "Zorblat" in answer
+    assert say("What is my name?") == ("Your name is Zorblat.", rank)
+    replica_of(cluster, rank).kill()
+    answer, rank_now = say("What is my name?")
+    assert (answer, rank_now != rank) == ("Your name is Zorblat.", True)
+    two_replicas(cluster)
+
+
+def replica_of(cluster: ClusterProcess, rank: str) -> psutil.Process:
+    """The process of a rank, found by giving it work."""
+    client, ranks = cluster.client(), []
+
+    def work(key: int) -> None:
+        raw = client.chat.completions.with_raw_response.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Count for ever."}],
+            max_tokens=600,
+            extra_body={"ignore_eos": True, "prompt_cache_key": str(key)},
+        )
+        ranks.append(raw.headers["x-replica-rank"])
+
+    for key in range(50):
+        replica = busiest(cluster, partial(work, key))
+        if ranks[-1] == rank:
+            return replica
+    raise AssertionError(f"nothing was served by rank {rank}")

@@ -55,14 +55,15 @@ def test_every_shell_command_succeeds(cluster: ClusterProcess, tmp_path: Path) -
     assert ran >= 6
 
 
-def test_the_python_example_holds_a_conversation(cluster: ClusterProcess, tmp_path: Path) -> None:
-    """It prints two answers, the second one with tokens from the cache."""
-    (example,) = blocks("python")
+def test_the_python_example_prints_what_the_readme_says(cluster: ClusterProcess, tmp_path: Path) -> None:
+    """Two turns with recall and a tool call, word for word; the second turn finds tokens in the cache."""
+    (example,), (printed,) = blocks("python"), blocks("text")
     script = tmp_path / "example.py"
     script.write_text(example.replace("127.0.0.1:8000", f"127.0.0.1:{cluster.port}"))
     done = run(f"{sys.executable} {script}", cluster, tmp_path)
     assert done.returncode == 0, done.stderr
-    cached = [int(number) for number in re.findall(r"from the cache: (\d+) of", done.stdout)]
+    assert done.stdout == printed
+    cached = [int(number) for number in re.findall(r"\((\d+) of", printed)]
     assert cached[0] == 0
     assert cached[1] > 0
 

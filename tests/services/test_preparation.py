@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.demo import CHECKPOINT
 from cluster.errors import CheckpointError, ConfigurationError
 from services.preparation import check_port, default_threads, prepare
-from services.settings import read_settings
+from services.settings import RANDOM, read_settings
 from services.state import StateFolder
 from tests.support.cluster import free_port
 
@@ -20,21 +21,30 @@ def test_one_core_is_left_to_the_rest_of_the_cluster(cores: int, replicas: int, 
     assert default_threads(cores, replicas) == threads
 
 
-def test_without_a_model_a_random_one_is_made_once_and_said_to_be_random(tmp_path: Path) -> None:
+def test_without_a_model_the_demo_model_of_the_package_is_served(tmp_path: Path) -> None:
+    """Under its own name, which the operator may change; nothing is written."""
+    args = prepare(read_settings(port=free_port(), state_dir=tmp_path, device="cpu"), StateFolder(tmp_path), print)
+    assert (args.model_path, args.model_name) == (str(CHECKPOINT), "chatglm3-demo")
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model_name="ours")
+    assert prepare(settings, StateFolder(tmp_path), print).model_name == "ours"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_random_model_is_made_once_and_said_to_be_random(tmp_path: Path) -> None:
     """The second start finds the first one's checkpoint."""
     said: list[str] = []
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu")
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model=RANDOM)
     first = prepare(settings, StateFolder(tmp_path), said.append)
     written = Path(first.model_path, "model.safetensors").stat().st_mtime_ns
     assert prepare(settings, StateFolder(tmp_path), said.append) == first
     assert Path(first.model_path, "model.safetensors").stat().st_mtime_ns == written
     assert sum("RANDOM" in line for line in said) == 2
-    assert first.dtype == "float32"
+    assert (first.dtype, first.model_name) == ("float32", "chatglm3")
 
 
 def test_a_truncated_checkpoint_is_refused_by_file(tmp_path: Path) -> None:
     """Before anything is started, with the name of the file."""
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu")
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model=RANDOM)
     made = Path(prepare(settings, StateFolder(tmp_path), lambda _: None).model_path)
     weights = made / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

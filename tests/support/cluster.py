@@ -17,8 +17,10 @@ import psutil
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.demo import MODEL_NAME
 from tests.support.waiting import wait_until
 
+MODEL = MODEL_NAME  # what a cluster serves that was told nothing
 COMMAND = Path(sys.executable).parent / "chatglm-cluster"
 START_TIMEOUT_S = 150.0
 
