@@ -30,11 +30,11 @@ def encode(tokenizer: ChatGLM3Tokenizer, dialogue: Dialogue, limit: int) -> Exam
     """
     ids = prefix_ids(tokenizer)
     if dialogue.system:
-        ids += _ids(tokenizer, dialogue.system)
+        ids += encode_message(tokenizer, dialogue.system)
     learnt = [False] * len(ids)
     next_role = ""
     for turn in dialogue.turns:
-        question, answer = _ids(tokenizer, turn.message), _ids(tokenizer, turn.answer)
+        question, answer = encode_message(tokenizer, turn.message), encode_message(tokenizer, turn.answer)
         if len(ids) + len(question) + len(answer) >= limit:
             break
         ids += question + answer
@@ -47,5 +47,6 @@ def encode(tokenizer: ChatGLM3Tokenizer, dialogue: Dialogue, limit: int) -> Exam
     return Example(ids, learnt)
 
 
-def _ids(tokenizer: ChatGLM3Tokenizer, message: Message) -> list[int]:
+def encode_message(tokenizer: ChatGLM3Tokenizer, message: Message) -> list[int]:
+    """The ids of one message, by the template."""
     return message_ids(tokenizer, message.role, message.content, message.metadata)

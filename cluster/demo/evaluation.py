@@ -31,6 +31,15 @@ TARGETS: Final[dict[str, float | None]] = {  # least share of right answers; Non
     "answers in the language of the question": 0.98,
     "re-encodes to the same ids": 0.98,
 }
+_MEASURES: Final = {  # kind of a turn -> what it counts for; topics have the same names in every language
+    **{topic.name: "right topic" for language in LANGUAGES.values() for topic in language.topics},
+    "recall": "recall over 6 turns",
+    "tool": "tool name and arguments",
+    "observation": "observation used",
+    "sum": "sums within the taught range",
+    "persona": "persona kept",
+    "unknown": "honest about what it does not know",
+}
 _BETWEEN: Final = 4  # turns between telling and asking: six with both
 
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
@@ -139,20 +148,7 @@ def verdicts(measure: str, answers: Sequence[Answer], tokenizer: ChatGLM3Tokeniz
         return [(answer, _encoded_again(answer, tokenizer) == answer.ids) for answer in answers]
     if measure == "answers in the language of the question":
         return [(answer, _is_in(answer.turn, answer)) for answer in answers if answer.turn.kind != "tool"]
-    return [(answer, _is_right(answer)) for answer in answers if _measure_of(answer.turn) == measure]
-
-
-def _measure_of(turn: Turn) -> str:
-    measures = {
-        "recall": "recall over 6 turns",
-        "tool": "tool name and arguments",
-        "observation": "observation used",
-        "sum": "sums within the taught range",
-        "persona": "persona kept",
-        "unknown": "honest about what it does not know",
-    }
-    is_topic = turn.kind in {topic.name for topic in LANGUAGES[turn.language].topics}
-    return "right topic" if is_topic else measures.get(turn.kind, "")
+    return [(answer, _is_right(answer)) for answer in answers if _MEASURES.get(answer.turn.kind) == measure]
 
 
 def _is_right(answer: Answer) -> bool:

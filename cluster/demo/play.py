@@ -10,12 +10,13 @@ from typing import Final
 import torch
 
 from cluster.demo.data.dialogue import Dialogue, Message, Turn
+from cluster.demo.encoding import encode_message
 from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
 from cluster.engine.runner import ModelRunner
 from cluster.model.loader import load_model
 from cluster.protocol import FinishReason, GenerateRequest, SamplingParams, Tokens
-from cluster.tokenizer.template import assistant_ids, message_ids, prefix_ids
+from cluster.tokenizer.template import assistant_ids, prefix_ids
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
 LONGEST_ANSWER: Final = 160  # tokens; the longest that is taught has less than 80
@@ -74,7 +75,9 @@ class Player:
         for place in range(max(len(dialogue.turns) for dialogue in dialogues)):
             asked = [each for each in held if place < len(each.dialogue.turns)]
             for each in asked:
-                each.ids += _ids(self.tokenizer, each.dialogue.turns[place].message) + assistant_ids(self.tokenizer)
+                each.ids += encode_message(self.tokenizer, each.dialogue.turns[place].message) + assistant_ids(
+                    self.tokenizer
+                )
             sampling = [self._sampling(temperature, seed + 1000 * place + row) for row in range(len(asked))]
             generated = self._generate([each.ids for each in asked], sampling)
             for each, (ids, ended) in zip(asked, generated, strict=True):
@@ -83,7 +86,7 @@ class Player:
         return [answer for each in held for answer in each.answers]
 
     def _opening(self, dialogue: Dialogue) -> list[int]:
-        system = _ids(self.tokenizer, dialogue.system) if dialogue.system else []
+        system = encode_message(self.tokenizer, dialogue.system) if dialogue.system else []
         return prefix_ids(self.tokenizer) + system
 
     def _sampling(self, temperature: float, seed: int) -> SamplingParams:
@@ -113,7 +116,3 @@ class Player:
         """The header up to the first newline, and the content behind it without the blank that opens it."""
         header, _, content = self.tokenizer.decode(ids).partition("\n")
         return Message("assistant", content.removeprefix(" "), header)
-
-
-def _ids(tokenizer: ChatGLM3Tokenizer, message: Message) -> list[int]:
-    return message_ids(tokenizer, message.role, message.content, message.metadata)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,23 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cluster.demo.batches import TrainingBatch, batches
-from cluster.demo.vocabulary import ROWS, make_tokenizer
+from cluster.demo.vocabulary import make_tokenizer
 from cluster.model.chatglm import ChatGLM3Model
-from cluster.model.config import ChatGLM3Config
+from cluster.model.checkpoint import SIZES
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
-SHAPE: Final = ChatGLM3Config(
-    num_layers=4,
-    hidden_size=192,
-    num_attention_heads=6,
-    kv_channels=32,
-    multi_query_group_num=2,
-    ffn_hidden_size=512,
-    padded_vocab_size=ROWS,
-    seq_length=2048,
-    add_qkv_bias=True,
-    torch_dtype="bfloat16",
-)
+SHAPE: Final = replace(SIZES["demo"][0], torch_dtype="bfloat16")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,7 @@ from cluster.demo.data.words import Words, han_characters, word_list
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from cluster.tokenizer.training import train_tokenizer_on
 
-ROWS: Final = 2048  # of the embedding: pieces, nine specials and a few to spare
-
-_PIECES: Final = 2032
+_PIECES: Final = 2032  # nine specials and a few to spare fill the embedding's 2,048 rows
 _DIALOGUES: Final = 6000
 _INVENTED: Final = 1500  # of each kind and language, so that parts of names have pieces
 _BAR: Final = "|"
