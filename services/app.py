@@ -23,7 +23,11 @@ HEALTH_TIMEOUT_S = 30.0
 
 def build(arguments: dict[str, Any]) -> Application:
     """The application: gateways, which hold a handle to the replicas. ``arguments`` are those of ``AppArgs``."""
-    args = AppArgs.model_validate(arguments)
+    return compose(AppArgs.model_validate(arguments), Replica)
+
+
+def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
+    """The application over a kind of replica."""
     config = ReplicaConfig(
         model_path=args.model_path,
         device=args.device,
@@ -50,7 +54,7 @@ def build(arguments: dict[str, Any]) -> Application:
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=args.longest_turn_s,
         graceful_shutdown_wait_loop_s=0.2,
-    )(Replica).bind(config)
+    )(replica_class).bind(config)
     gateway = serve.deployment(
         name=GATEWAY,
         max_ongoing_requests=10_000,

@@ -31,7 +31,7 @@ class Replica:
         """Load the checkpoint; Serve counts the replica as ready when this returns."""
         context = serve.get_replica_context()
         self._incarnation = context.replica_id.unique_id
-        self._engine: EngineClient = build_engine(config)
+        self._engine = self.make_engine(config)
         secret = os.environ[SECRET_VARIABLE].encode()
         self._turns = ReplicaTurns(self._engine, incarnation=self._incarnation, secret=secret)
         self._decoder = msgspec.msgpack.Decoder(GenerateRequest)
@@ -41,6 +41,11 @@ class Replica:
             f"replica-{self._incarnation}", lambda: families(self._engine.stats(), aborts=self._turns.aborts)
         )
         self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
+
+    @staticmethod
+    def make_engine(config: ReplicaConfig) -> EngineClient:
+        """The engine of this replica, not started yet; a subclass may bring another one."""
+        return build_engine(config)
 
     async def generate(self, payload: bytes, *, route: dict[str, Any]) -> bytes:
         """Run one attempt.
