@@ -19,10 +19,12 @@ from ray import serve
 from ray.serve.context import _get_global_client  # the only way to a declarative deploy without the dashboard
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeDeploySchema
 
+from cluster.channel.connection import SECRET_VARIABLE
 from cluster.errors import ConfigurationError
 from services.args import GATEWAY, REPLICA, AppArgs
 from services.conversations.redis_link import RedisLink
 from services.embedded import EmbeddedValkey
+from services.operator_token import operator_token
 from services.serve_status import running_of
 from services.settings import ClusterSettings
 from services.state import Endpoint, StateFolder
@@ -75,7 +77,8 @@ def running_cluster(settings: ClusterSettings, args: AppArgs, state: StateFolder
         url = f"http://127.0.0.1:{settings.port}"
         _deploy(serve_config(settings, args), say)
         _wait_until_answers(url)
-        state.write_endpoint(Endpoint(url=url, redis_url=args.redis_url, model=args.model_name))
+        token = operator_token(os.environ[SECRET_VARIABLE].encode())
+        state.write_endpoint(Endpoint(url, args.redis_url, args.model_name, token))
         yield Running(url=url, key=key, model=args.model_name)
 
 

@@ -17,6 +17,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     url: str
     redis_url: str
     model: str
+    operator_token: str
 
 
 class StateFolder:
@@ -78,7 +79,7 @@ class StateFolder:
             ) from error
 
     def write_endpoint(self, endpoint: Endpoint) -> None:
-        """Tell the other commands where the cluster answers. The Redis URL may hold a password."""
+        """Tell the other commands where the cluster answers. Its token is a secret, and the Redis URL may hold one."""
         _write_private(self._endpoint, msgspec.json.encode(endpoint).decode())
 
 

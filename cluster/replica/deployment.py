@@ -38,7 +38,8 @@ class Replica:
         await self._turns.start()
         families = EngineFamilies()
         self._reporter = Reporter(
-            f"replica-{self._incarnation}", lambda: families(self._engine.stats(), aborts=self._turns.aborts)
+            f"replica-{self._incarnation}",
+            lambda: families(self._engine.stats(), rank=self._rank(), aborts=self._turns.aborts),
         )
         self._reporting = asyncio.get_running_loop().create_task(self._reporter.run())
 

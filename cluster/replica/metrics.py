@@ -19,14 +19,19 @@ class EngineFamilies:
         self._clock = clock
         self._history: deque[tuple[float, int]] = deque()
 
-    def __call__(self, stats: EngineStats, *, aborts: int = 0) -> list[Family]:
-        """All families of one snapshot; ``aborts`` counts attempts whose owner or caller left."""
+    def __call__(self, stats: EngineStats, *, rank: int, aborts: int = 0) -> list[Family]:
+        """All families of one snapshot of the replica that has ``rank``.
+
+        ``aborts`` counts attempts whose owner or caller left.
+        """
         return [
+            gauge("chatglm_replica_rank", "The replica's rank; a replacement takes over its predecessor's.", rank),
             counter("chatglm_generated_tokens", "Tokens sampled by the engine.", stats.output_tokens),
             counter("chatglm_prompt_tokens", "Prompt tokens of accepted turns.", stats.prompt_tokens),
             counter("chatglm_cached_tokens", "Prompt tokens whose KV was in the cache.", stats.cached_tokens),
             gauge("chatglm_tokens_per_second", "Tokens sampled per second, over 5 s.", self._rate(stats.output_tokens)),
             gauge("chatglm_turns", "Turns in the engine.", _turns(stats), label="state"),
+            gauge("chatglm_waiting_tokens", "Prompt tokens still to be computed.", stats.waiting_tokens),
             gauge("chatglm_pages", "KV pages by state.", _pages(stats), label="state"),
             counter("chatglm_engine_steps", "Engine steps.", stats.steps),
             counter("chatglm_preemptions", "Sequences that gave their pages up and started over.", stats.preemptions),

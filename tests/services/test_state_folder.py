@@ -25,7 +25,7 @@ def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     """The key and the endpoint (its Redis URL may hold a password) are private files."""
     state = StateFolder(tmp_path)
     state.write_key("sk-secret")
-    state.write_endpoint(Endpoint(url="http://x", redis_url="redis://:pw@y", model="m"))
+    state.write_endpoint(Endpoint(url="http://x", redis_url="redis://:pw@y", model="m", operator_token="t"))
     assert state.read_key() == "sk-secret"
     assert state.read_endpoint().redis_url == "redis://:pw@y"
     assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}

@@ -46,6 +46,6 @@ def test_tokens_per_second_is_the_rate_of_the_last_seconds() -> None:
     for second in range(20):
         now[0] = float(second)
         produced += 1000 if second < 5 else 10
-        latest = families(EngineStats(output_tokens=produced))
+        latest = families(EngineStats(output_tokens=produced), rank=0)
     rate = next(f for f in latest if f.name == "chatglm_tokens_per_second")
     assert rate.samples[0][2] == 10
