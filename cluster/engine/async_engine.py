@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +22,7 @@ from cluster.engine.client import EngineClient, EngineStats, Sink, StepOutput
 from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
 from cluster.engine.plan import Runner
+from cluster.engine.step_pace import StepWatch
 from cluster.errors import ClusterError, NoReplicaError, OverloadedError
 from cluster.protocol import GenerateRequest
 
@@ -36,7 +36,7 @@ _Command = Callable[[Engine], None]
 class ThreadedEngine(EngineClient):
     """``EngineClient`` over a runner that is built, used and dropped in one thread.
 
-    All methods are called on the loop that called ``start``; ``stats`` and ``stalled_for_s`` from anywhere.
+    All methods are called on the loop that called ``start``, those that only tell something from anywhere.
 
     Attributes:
         failures_in_a_row: as ``Engine.failures_in_a_row`` after the latest step; a health check may read it.
@@ -51,7 +51,7 @@ class ThreadedEngine(EngineClient):
         self._thread: Thread | None = None
         self._is_open = False
         self._stats = EngineStats()
-        self._busy_since: float | None = None
+        self._watch = StepWatch()
         self._has_crashed = False
         self.failures_in_a_row = 0
 
@@ -80,7 +80,8 @@ class ThreadedEngine(EngineClient):
         """
         self._require_open()
         if len(self._pending) >= self._config.max_waiting:  # the thread is in a long step; keep the inbox bounded
-            raise OverloadedError("The engine's inbox is full.", retry_after_s=max(1.0, self.stalled_for_s()))
+            retry_after_s = min(max(self.stalled_for_s(), 1.0), 60.0)
+            raise OverloadedError("The engine's inbox is full.", retry_after_s=retry_after_s)
         answer: asyncio.Future[None] = self._loop.create_future()
         self._pending.add(answer)
         answer.add_done_callback(self._pending.discard)
@@ -100,12 +101,13 @@ class ThreadedEngine(EngineClient):
         """The snapshot taken after the latest step."""
         return self._stats
 
+    def is_stalled(self) -> bool:
+        """Whether the step under way takes far longer than steps of its size did, or the thread has died."""
+        return self._has_crashed or self._watch.is_stalled()
+
     def stalled_for_s(self) -> float:
-        """Seconds since the last step ended while there is work; 0 when idle, infinity when the thread has died."""
-        if self._has_crashed:
-            return math.inf
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        """Seconds since the step under way began; 0 between steps, infinity when the thread has died."""
+        return math.inf if self._has_crashed else self._watch.running_for_s()
 
     async def stop(self) -> None:
         """Abort what runs, report it through the sink, and join the thread. Waits for the step under way."""
@@ -127,7 +129,7 @@ class ThreadedEngine(EngineClient):
 
     def _main(self, loaded: asyncio.Future[None]) -> None:
         try:
-            engine = Engine(self._make_runner(), self._config)
+            engine = Engine(self._make_runner(), self._config, watch=self._watch)
         except BaseException as error:  # noqa: BLE001 -- start() raises it
             self._post(partial(_fail, loaded, error))
             return
@@ -141,13 +143,10 @@ class ThreadedEngine(EngineClient):
             self._has_crashed = True
             self._deliver(engine.abandon(ENGINE_CRASHED))
             self._post(self._refuse_pending)
-        finally:
-            self._busy_since = None
 
     def _serve(self, engine: Engine) -> None:
         while self._obey(engine):
             if engine.has_work:
-                self._busy_since = time.monotonic()
                 self._step(engine)
         for attempt in engine.attempts:
             engine.abort(attempt)
@@ -162,7 +161,6 @@ class ThreadedEngine(EngineClient):
     def _obey(self, engine: Engine) -> bool:
         """Carry out the inbox, sleeping until there is work; False when it is time to end."""
         if not engine.has_work:
-            self._busy_since = None
             command = self._inbox.get()
             if command is None:
                 return False

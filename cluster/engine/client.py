@@ -49,8 +49,12 @@ class EngineClient(Protocol):
         """The latest snapshot."""
         ...
 
+    def is_stalled(self) -> bool:
+        """Whether the step under way takes far longer than steps of its size did, or the engine has died."""
+        ...
+
     def stalled_for_s(self) -> float:
-        """Seconds since the last step ended while there is work; 0 when idle."""
+        """Seconds since the step under way began; 0 between steps, infinity when the engine has died."""
         ...
 
     async def stop(self) -> None:

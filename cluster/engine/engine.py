@@ -17,6 +17,7 @@ from cluster.engine.client import EngineStats, StepOutput
 from cluster.engine.config import EngineConfig
 from cluster.engine.plan import Runner, StepResult
 from cluster.engine.scheduler import Scheduler
+from cluster.engine.step_pace import StepWatch
 from cluster.errors import ConfigurationError
 from cluster.protocol import GenerateRequest
 
@@ -30,15 +31,24 @@ class Engine:
 
     Attributes:
         failures_in_a_row: steps that raised since the last one that did not; a runner that is gone keeps counting.
+        watch: told of every step, for those who look on from other threads.
     """
 
-    def __init__(self, runner: Runner, config: EngineConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        config: EngineConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        watch: StepWatch | None = None,
+    ) -> None:
         """Raises ConfigurationError when ``config`` and the runner's pool differ."""
         _check_pool(runner, config)
         self.runner = runner
         self.config = config
         self.scheduler = Scheduler(config, runner.num_pages)
         self.failures_in_a_row = 0
+        self.watch = watch or StepWatch(clock)
         self._clock = clock
 
     @property
@@ -61,13 +71,16 @@ class Engine:
 
     def step(self) -> list[StepOutput]:
         """Schedule, run, take the result. Returns all events since the last step, at most one token per attempt."""
+        self.watch.begin()
         batch = self.scheduler.schedule(self._clock())
         if batch is not None:
+            self.watch.expect(len(batch.plan.token_ids))
             result = self._run(batch)
             if result is None:
                 self.scheduler.fail(batch, STEP_FAILED)
             else:
                 self.scheduler.update(batch, result)
+        self.watch.end(is_measure=not self.failures_in_a_row)
         return self.scheduler.take_outputs()
 
     def abandon(self, error: str) -> list[StepOutput]:

@@ -270,7 +270,7 @@ async def test_stalled_step_is_seen() -> None:
     """While a step hangs the stall grows; when work is done it is zero."""
     runner = GatedRunner()
     async with started(runner) as (engine, listener):
-        assert engine.stalled_for_s() == 0.0
+        assert (engine.is_stalled(), engine.stalled_for_s()) == (False, 0.0)
         await engine.submit(make_request(1, [1]))
         await runner.held()
         first = engine.stalled_for_s()
@@ -280,6 +280,23 @@ async def test_stalled_step_is_seen() -> None:
         await listener.finish(1)
         async with asyncio.timeout(30):
             while engine.stalled_for_s():
+                await listener_tick()
+
+
+async def test_step_over_its_limit_is_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that hangs beyond its limit stalls the engine, and its end ends the stall."""
+    monkeypatch.setattr("cluster.engine.step_pace.UNMEASURED_LIMIT_S", 0.0)
+    runner = GatedRunner()
+    async with started(runner) as (engine, listener):
+        await engine.submit(make_request(1, [1]))
+        await runner.held()
+        async with asyncio.timeout(30):
+            while not engine.is_stalled():
+                await listener_tick()
+        runner.allow(math.inf)
+        await listener.finish(1)
+        async with asyncio.timeout(30):
+            while engine.is_stalled():
                 await listener_tick()
 
 
@@ -337,7 +354,7 @@ async def test_crash_ends_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None
         assert (await listener.finish(1)).error == "engine_crashed"
         with pytest.raises(NoReplicaError):
             await pending
-        assert engine.stalled_for_s() == math.inf
+        assert (engine.is_stalled(), engine.stalled_for_s()) == (True, math.inf)
         with pytest.raises(NoReplicaError):
             await engine.submit(long_request(3))
 

@@ -1,0 +1,90 @@
+"""How long a step may take, learnt from the steps before it, and whether the one under way takes too long.
+
+A step costs a fixed part and a part per token, so it never costs more than a larger step, nor more per token than a
+smaller one. Either bound lets one measurement speak for sizes that were not measured yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FADE = 0.98  # of the slowest step of a size, with each later step of that size
+MIN_LIMIT_S = 3.0
+UNMEASURED_LIMIT_S = 60.0  # the first step warms up whatever is loaded or compiled at first use
+SLACK = 10.0  # contexts differ, and other processes come and go
+
+
+class StepPace:
+    """Seconds of a step by its number of tokens, on the slow side. Pure.
+
+    Sizes that share a bit length are taken as one, so a prediction is at most twice the slowest step of its size.
+    """
+
+    def __init__(self) -> None:
+        self._slowest: dict[int, float] = {}  # bit length of the size: seconds for the largest size of that length
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Record a step of ``tokens`` (at least 1) that took ``seconds``."""
+        length = tokens.bit_length()
+        seconds *= _largest(length) / tokens
+        self._slowest[length] = max(seconds, FADE * self._slowest.get(length, 0.0))
+
+    def predict(self, tokens: int) -> float | None:
+        """Seconds that a step of ``tokens`` should not exceed; None before the first measurement."""
+        length = tokens.bit_length()
+        if length in self._slowest:
+            return self._slowest[length]
+        bounds = [seconds * max(1.0, tokens / _largest(other)) for other, seconds in self._slowest.items()]
+        return min(bounds, default=None)
+
+
+def _largest(bit_length: int) -> int:
+    return (1 << bit_length) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    began_at: float
+    limit_s: float = UNMEASURED_LIMIT_S
+    tokens: int = 0  # 0: nothing to be learnt from it
+
+
+class StepWatch:
+    """The step under way. Written by the engine's thread, read from any: what a reader needs is replaced as one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pace = StepPace()
+        self._step: _Step | None = None
+
+    def begin(self) -> None:
+        """A step begins, its size not known yet."""
+        self._step = _Step(self._clock())
+
+    def expect(self, tokens: int) -> None:
+        """The step that began computes ``tokens``."""
+        assert self._step is not None, "no step has begun"
+        predicted = self._pace.predict(tokens)
+        limit_s = UNMEASURED_LIMIT_S if predicted is None else max(MIN_LIMIT_S, SLACK * predicted)
+        self._step = _Step(self._step.began_at, limit_s, tokens)
+
+    def end(self, *, is_measure: bool = True) -> None:
+        """The step ended; ``is_measure`` is False when it failed.
+
+        Time over the limit is not learnt from: a process that was stopped for a minute is not slower afterwards.
+        """
+        step, self._step = self._step, None
+        if step is not None and step.tokens and is_measure:
+            self._pace.observe(step.tokens, min(self._clock() - step.began_at, step.limit_s))
+
+    def running_for_s(self) -> float:
+        """Seconds since the step under way began; 0 between steps."""
+        step = self._step
+        return 0.0 if step is None else self._clock() - step.began_at
+
+    def is_stalled(self) -> bool:
+        """Whether the step under way has taken longer than ten times what was to be expected, and over 3 s."""
+        step = self._step
+        return step is not None and self._clock() - step.began_at > step.limit_s
