@@ -6,38 +6,19 @@ A Ray actor and not Redis: metrics must stay readable while Redis is away.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import ray
 
-from cluster.metrics.families import Family, Report, render
+from cluster.metrics.board import Board, Snapshot
+from cluster.metrics.families import Family, Report
 
 BOARD_NAME = "chatglm-metrics-board"
 BOARD_NAMESPACE = "chatglm-cluster"
 REPORT_INTERVAL_S = 0.5
-FORGET_AFTER_S = 5.0
-
-
-class Board:
-    """Keeps the latest report of each process for as long as it keeps reporting."""
-
-    def __init__(self) -> None:
-        self._reports: dict[str, tuple[float, Report]] = {}
-        self._decoder = msgspec.msgpack.Decoder(Report)
-
-    def post(self, data: bytes) -> None:
-        """Replace a process's report. ``data`` is MessagePack of ``Report``."""
-        report = self._decoder.decode(data)
-        self._reports[report.process] = (time.monotonic(), report)
-
-    def text(self) -> bytes:
-        """Prometheus text of all processes that reported within the last five seconds."""
-        oldest = time.monotonic() - FORGET_AFTER_S
-        self._reports = {name: entry for name, entry in self._reports.items() if entry[0] >= oldest}
-        return render(report for _, report in self._reports.values())
+ANSWER_TIMEOUT_S = 2.0
 
 
 def board() -> Any:
@@ -76,3 +57,35 @@ class Reporter:
         """Prometheus text of the whole cluster."""
         data: bytes = await self._board.text.remote()
         return data
+
+    async def snapshot(self) -> Snapshot:
+        """The whole cluster's reports as data, and who is loading."""
+        data: bytes = await self._board.snapshot.remote()
+        return msgspec.msgpack.decode(data, type=Snapshot)
+
+
+class LoadingDesk:
+    """Signs one replica's loading in and out at the board. A board that is away costs a line there, nothing else."""
+
+    def __init__(self, *, rank: int, incarnation: str) -> None:
+        self.rank = rank
+        self.incarnation = incarnation
+        self.node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call] # Ray does not annotate it
+        self._board = board()
+
+    def begin(self) -> None:
+        """Loading begins."""
+        self._board.begin_loading.remote(self.rank, self.incarnation, self.node)
+
+    async def fail(self, reason: str) -> int:
+        """Loading has failed; returns how many attempts of this rank have, in a row."""
+        answer = self._board.fail_loading.remote(self.rank, self.incarnation, reason)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return int(await answer)
+        except (ray.exceptions.RayError, TimeoutError):
+            return 1
+
+    def done(self) -> None:
+        """The replica serves."""
+        self._board.end_loading.remote(self.rank)

@@ -11,10 +11,11 @@ from ray import serve
 
 from cluster.channel.connection import SECRET_VARIABLE
 from cluster.engine.client import EngineClient
-from cluster.metrics.deployment import Reporter
+from cluster.metrics.deployment import LoadingDesk, Reporter
 from cluster.protocol import GenerateRequest
 from cluster.replica.config import ReplicaConfig
 from cluster.replica.engine import build_engine
+from cluster.replica.loading import signed_in
 from cluster.replica.metrics import EngineFamilies
 from cluster.replica.outcome import encode_outcome
 from cluster.replica.turns import ReplicaTurns
@@ -30,11 +31,12 @@ class Replica:
         """Load the checkpoint; Serve counts the replica as ready when this returns."""
         context = serve.get_replica_context()
         self._incarnation = context.replica_id.unique_id
-        self._engine = self.make_engine(config)
         secret = os.environ[SECRET_VARIABLE].encode()
-        self._turns = ReplicaTurns(self._engine, incarnation=self._incarnation, secret=secret)
         self._decoder = msgspec.msgpack.Decoder(GenerateRequest)
-        await self._turns.start()
+        async with signed_in(LoadingDesk(rank=self._rank(), incarnation=self._incarnation)):
+            self._engine = self.make_engine(config)
+            self._turns = ReplicaTurns(self._engine, incarnation=self._incarnation, secret=secret)
+            await self._turns.start()
         families = EngineFamilies()
         self._reporter = Reporter(
             f"replica-{self._incarnation}",
@@ -80,8 +82,9 @@ class Replica:
 
     async def __del__(self) -> None:
         """Serve awaits this once the last turn has ended."""
-        self._reporting.cancel()
-        await self._turns.stop()
+        if hasattr(self, "_reporting"):  # also called after a constructor that failed, which has ended its engine
+            self._reporting.cancel()
+            await self._turns.stop()
 
     @staticmethod
     def _rank() -> int:
