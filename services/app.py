@@ -71,6 +71,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
             redis_url=args.redis_url,
             history_ttl_s=args.history_ttl_s,
             longest_turn_s=args.longest_turn_s,
+            drain_grace_s=args.drain_grace_s,
         ),
         replica,
     )

@@ -29,3 +29,4 @@ class AppArgs(BaseModel):
     max_waiting: int
     history_ttl_s: int
     longest_turn_s: int
+    drain_grace_s: int

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import ConfigurationError
+from services.ray_environment import LONGEST_TURN_S
 
 ENV_PREFIX = "CHATGLM_"
 
@@ -31,6 +32,7 @@ class ClusterSettings(BaseSettings):
     gateways: Annotated[int, Field(ge=1, le=1024)] = 1
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     redis_url: str | None = None
+    address: str = Field("", description="a Ray cluster to join, host:port; empty: Ray is started here", validate_default=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     state_dir: Path = DEFAULT_STATE_DIR
@@ -43,12 +45,23 @@ class ClusterSettings(BaseSettings):
     max_batched_tokens: Annotated[int, Field(ge=16, le=65536, validate_default=True)] = 512
     max_waiting: Annotated[int, Field(ge=1, le=65536)] = 256
     history_ttl_days: Annotated[float, Field(gt=0)] = 30
+    drain_grace_s: Annotated[int, Field(ge=0, le=LONGEST_TURN_S)] = 30
 
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("address")
+    @classmethod
+    def _reachable_store(cls, value: str, info: ValidationInfo) -> str:
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isdigit()):
+            raise ValueError("must be host:port, as `ray start` prints it")
+        if value and not (info.data.get("redis_url") or "").startswith(("redis://", "rediss://")):
+            raise ValueError("needs --redis-url with a Redis or Valkey that every machine reaches")
         return value
 
     @field_validator("max_batched_tokens")

@@ -60,8 +60,17 @@ class Connection:
         if self._writer.is_closing():
             return
         self._writer.write(encode_frame(message))
-        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self._writer.transport.abort()
+        if self.unsent_bytes > MAX_UNSENT_BYTES:
+            self.abort()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes queued here because the peer does not read."""
+        return self._writer.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close at once and drop what is queued; ``receive`` then raises."""
+        self._writer.transport.abort()
 
     def close(self) -> None:
         """Close at once; frames already queued are still sent where the peer reads them."""

@@ -16,6 +16,8 @@ from cluster.protocol import Finish, Served, Tokens
 
 BEAT_INTERVAL_S = 0.5
 DIAL_TIMEOUT_S = 2.0
+UNREAD_BYTES = 2**16  # above this an owner does not keep up; for UNREAD_S, and its attempts are not worth computing
+UNREAD_S = 5.0
 
 Address = tuple[str, int]
 AbortAttempt = Callable[[int], None]
@@ -107,11 +109,18 @@ class ChannelDialer:
         for link, step in frames.values():
             link.connection.send(step)
 
+    def cut(self) -> None:
+        """Close every link now, so that the owners take their attempts elsewhere; new ones may be dialled."""
+        for link in tuple(self._links.values()):
+            link.connection.abort()
+
     async def close(self) -> None:
         """Close every link."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for link in tuple(self._links.values()):  # one whose tasks had not begun yet
+            self._close(link)
 
     async def _dial(self, address: Address) -> Connection:
         host, port = address
@@ -139,8 +148,13 @@ class ChannelDialer:
             self._close(link)
 
     async def _beat(self, link: Link) -> None:
+        """Show life; cut off an owner that has read too little for too long."""
+        unread = 0
         while link.is_open:
             link.connection.send(Beat())
+            unread = unread + 1 if link.connection.unsent_bytes > UNREAD_BYTES else 0
+            if unread * BEAT_INTERVAL_S >= UNREAD_S:
+                link.connection.abort()
             await asyncio.sleep(BEAT_INTERVAL_S)
 
     def _drop(self, attempt: int) -> None:

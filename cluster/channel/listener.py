@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 from cluster.channel.connection import Connection
 from cluster.channel.messages import Abort, Accept, Beat, Message, Step
+from cluster.channel.vitals import Vitals
 from cluster.errors import ChannelError
 from cluster.protocol import Event, Finish, Tokens
 
-SILENCE_S = 10.0  # a replica beats every 0.5 s; one that says nothing for this long is taken for dead
+SILENCE_S = 3.0  # a replica beats every 0.5 s; one that says nothing for this long is taken for dead
+TICK_S = 0.1
 
 
 class Lost:
@@ -62,29 +64,59 @@ class Mailbox:
 
 
 class ChannelListener:
-    """Accepts connections of replicas on ``host`` and keeps the mailboxes of this process's attempts."""
+    """Accepts connections of replicas on ``host`` and keeps the mailboxes of this process's attempts.
 
-    def __init__(self, *, name: str, secret: bytes, silence_s: float = SILENCE_S) -> None:
+    Args:
+        name: of this process, for the replicas' logs.
+        secret: of the cluster.
+        on_silent: told the name of a replica that has said nothing for ``silence_s``; its attempts are lost then.
+        silence_s: seconds.
+    """
+
+    def __init__(
+        self, *, name: str, secret: bytes, on_silent: Callable[[str], None], silence_s: float = SILENCE_S
+    ) -> None:
         self._name = name
         self._secret = secret
+        self._on_silent = on_silent
         self._silence_s = silence_s
+        self._vitals: Vitals[Connection] = Vitals(silence_s=silence_s, tick_s=TICK_S)
         self._mailboxes: dict[int, Mailbox] = {}
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._connections: dict[Connection, asyncio.Task[None]] = {}
 
     async def start(self, host: str) -> int:
         """Listen on a free port of ``host``; returns the port."""
         self._server = await asyncio.start_server(self._serve, host, 0)
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     async def stop(self) -> None:
         """Close the port and every connection."""
-        if self._server is not None:
+        tasks = list(self._connections.values())
+        if self._server is not None and self._watching is not None:
             self._server.close()
-        for task in tuple(self._connections):
+            tasks.append(self._watching)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def silent_s(self, peer: str) -> float | None:
+        """Seconds since a replica was last heard; None when it has no connection to this process."""
+        silences = [self._vitals.silent_s(connection) for connection in self._connections if connection.peer == peer]
+        return min((silence for silence in silences if silence is not None), default=None)
+
+    def serving(self) -> set[str]:
+        """Names of the replicas that have accepted an attempt which has not ended."""
+        return {box.connection.peer for box in self._mailboxes.values() if box.connection is not None}
+
+    def give_up(self, peer: str, reason: str) -> None:
+        """Lose every attempt that a replica has accepted, although it still speaks."""
+        for mailbox in self._mailboxes.values():
+            if mailbox.connection is not None and mailbox.connection.peer == peer:
+                mailbox.put(Lost(reason))
 
     def open(self, attempt: int, *, begin_at: int = 0) -> Mailbox:
         """A mailbox for an attempt about to be sent; close it when done."""
@@ -99,8 +131,8 @@ class ChannelListener:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
         connection = Connection(reader, writer)
+        self._connections[connection] = task
         reason = "the owner is closing"
         try:
             await connection.greet(role="owner", name=self._name, secret=self._secret)
@@ -111,18 +143,22 @@ class ChannelListener:
             if not task.cancelling():
                 raise
         finally:
-            self._connections.discard(task)
             connection.close()
             self._lose(connection, reason)
+            del self._connections[connection]
 
     async def _read(self, connection: Connection) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self._silence_s):
-                    message = await connection.receive()
-            except TimeoutError as error:
-                raise ChannelError(f"{connection.peer} was silent for {self._silence_s:g} s") from error
-            self._dispatch(connection, message)
+            self._vitals.hear(connection)
+            self._dispatch(connection, await connection.receive())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._vitals.tick_s)
+            for connection in self._vitals.check():
+                self._on_silent(connection.peer)
+                self._lose(connection, f"{connection.peer} was silent for {self._silence_s:g} s")
+                connection.abort()
 
     def _dispatch(self, connection: Connection, message: Message) -> None:
         if isinstance(message, Step):
@@ -158,6 +194,8 @@ class ChannelListener:
             mailbox.put(event)
 
     def _lose(self, connection: Connection, reason: str) -> None:
+        """The connection has ended, or is about to; what is lost once stays so."""
+        self._vitals.forget(connection)
         for mailbox in self._mailboxes.values():
             if mailbox.connection is connection:
                 mailbox.connection = None

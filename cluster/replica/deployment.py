@@ -19,9 +19,8 @@ from cluster.replica.loading import signed_in
 from cluster.replica.metrics import EngineFamilies
 from cluster.replica.outcome import encode_outcome
 from cluster.replica.turns import ReplicaTurns
-from cluster.router.pinning import Wish, reason
+from cluster.router.pinning import Wish, published_load, reason
 
-LOAD_STEP = 8  # published load is rounded up to this, so that Serve's broadcasts stay rare
 
 
 class Replica:
@@ -31,6 +30,7 @@ class Replica:
         """Load the checkpoint; Serve counts the replica as ready when this returns."""
         context = serve.get_replica_context()
         self._incarnation = context.replica_id.unique_id
+        self._capacity = config.max_num_seqs
         secret = os.environ[SECRET_VARIABLE].encode()
         self._decoder = msgspec.msgpack.Decoder(GenerateRequest)
         async with signed_in(LoadingDesk(rank=self._rank(), incarnation=self._incarnation)):
@@ -68,12 +68,12 @@ class Replica:
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """Facts the routers learn once."""
-        return {"rank": self._rank()}
+        return self._place()
 
     def record_routing_stats(self) -> dict[str, Any]:
         """Facts the routers learn about once a second."""
         stats = self._engine.stats()
-        return {"rank": self._rank(), "load": -(-(stats.running + stats.waiting) // LOAD_STEP) * LOAD_STEP}
+        return {**self._place(), "load": published_load(stats.running + stats.waiting, self._capacity)}
 
     def check_health(self) -> None:
         """Raises when the engine hangs in a step; Serve replaces the replica after three such answers in a row."""
@@ -85,6 +85,10 @@ class Replica:
         if hasattr(self, "_reporting"):  # also called after a constructor that failed, which has ended its engine
             self._reporting.cancel()
             await self._turns.stop()
+
+    def _place(self) -> dict[str, int]:
+        """Rank, and how many replicas there should be (0: not a fixed number)."""
+        return {"rank": self._rank(), "size": serve.get_replica_context().world_size or 0}
 
     @staticmethod
     def _rank() -> int:

@@ -11,13 +11,19 @@ from collections.abc import Sequence
 
 from cluster.channel.dialer import ChannelDialer
 from cluster.engine.client import EngineClient, StepOutput
-from cluster.errors import ClusterError
+from cluster.errors import ChannelError, ClusterError
 from cluster.protocol import Finish, GenerateRequest, Served
 from cluster.replica.outcome import Done, Outcome, refusal
 
+STALL_CHECK_S = 0.5
+
 
 class ReplicaTurns:
-    """Runs attempts on an engine and sends their tokens to their owners."""
+    """Runs attempts on an engine and sends their tokens to their owners.
+
+    While the engine hangs in a step, the links are closed and new attempts refused: the owners go on elsewhere, long
+    before a health check has this replica replaced.
+    """
 
     def __init__(self, engine: EngineClient, *, incarnation: str, secret: bytes) -> None:
         self._engine = engine
@@ -25,14 +31,18 @@ class ReplicaTurns:
         self._channels = ChannelDialer(name=incarnation, secret=secret, abort=self._abort)
         self._ends: dict[int, asyncio.Future[Finish]] = {}
         self._aborts: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
         self.aborts = 0  # attempts ended early, for whatever reason
 
     async def start(self) -> None:
         """Start the engine; raises what it raises."""
         await self._engine.start(self._deliver)
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
         """Stop the engine and close the channels."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self._engine.stop()
         await self._channels.close()
 
@@ -48,6 +58,7 @@ class ReplicaTurns:
         served = Served(rank=rank, incarnation=self._incarnation, why=why)
         end = self._ends[attempt] = asyncio.get_running_loop().create_future()
         try:
+            self._require_life()
             link = await self._channels.link(request.reply_to)
             self._channels.claim(link, attempt, served)
             await self._engine.submit(request)
@@ -61,6 +72,16 @@ class ReplicaTurns:
         finally:
             self._ends.pop(attempt, None)
             self._channels.forget(attempt)
+
+    def _require_life(self) -> None:
+        if self._engine.is_stalled():
+            raise ChannelError(f"engine_stalled for {self._engine.stalled_for_s():.0f} s")
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(STALL_CHECK_S)
+            if self._engine.is_stalled():
+                self._channels.cut()
 
     def _deliver(self, outputs: Sequence[StepOutput]) -> None:
         self._channels.send_step(outputs)

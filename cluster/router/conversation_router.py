@@ -10,14 +10,16 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from cluster.router.pinning import Candidate, Wish, order, preferred
+from cluster.router.pinning import Candidate, Wish, avoided, folded, order, preferred
+
+_TOLD = 4  # of the order; a turn gives up before it needs more
 
 
 class ConversationRouter(RequestRouter):
-    """Routes by the ``route`` keyword argument of the call: ``{"pin_key", "hint", "avoid"}``.
+    """Routes by the ``route`` keyword argument of the call: ``{"pin_key", "hint", "avoid", "suspects"}``.
 
-    Before the call leaves, ``route["first"]`` and ``route["hint_alive"]`` are filled in: from them the replica says why
-    it was chosen.
+    Before the call leaves, ``route["first"]`` and ``route["hint_alive"]`` are filled in, from which the replica says
+    why it was chosen, and ``route["order"]``, from which the caller knows whom it waits for.
     """
 
     def initialize_state(self, soft_capacity: int = 64, **_: Any) -> None:
@@ -29,6 +31,13 @@ class ConversationRouter(RequestRouter):
         """Turns routed at once; Serve's default (twice the replicas) makes turns wait behind each other."""
         return max(64, 2 * len(self.curr_replicas))
 
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Take Serve's list of running replicas, and tell the rest of this process."""
+        from cluster.router.membership import MEMBERSHIP  # noqa: PLC0415 - by name: this class is shipped by value
+
+        MEMBERSHIP.publish(replica.replica_id.unique_id for replica in replicas)
+        super().update_replicas(replicas)
+
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
@@ -38,17 +47,37 @@ class ConversationRouter(RequestRouter):
             pending_request.routing_context.should_backoff = True
             route = pending_request.kwargs.get("route") or {}
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        candidates = [self._candidate(replica) for replica in candidate_replicas]
-        wish = Wish(route.get("pin_key", ""), route.get("hint", ""), frozenset(route.get("avoid", ())))
-        route["first"] = preferred(candidates, wish)
-        route["hint_alive"] = wish.hint in replicas and wish.hint not in wish.avoid
-        return [[replicas[candidate.incarnation]] for candidate in order(candidates, wish)]
-
-    def _candidate(self, replica: RunningReplica) -> Candidate:
-        identity: ReplicaID = replica.replica_id
-        return Candidate(
-            incarnation=identity.unique_id,
-            rank=int(replica.routing_stats.get("rank", replica.replica_metadata.get("rank", 0))),
-            load=max(self.replica_queue_len_cache.get(identity) or 0, int(replica.routing_stats.get("load", 0))),
-            capacity=min(self.soft_capacity, replica.max_ongoing_requests),
+        candidates = self._candidates(candidate_replicas)
+        wish = Wish(
+            route.get("pin_key", ""),
+            route.get("hint", ""),
+            frozenset(route.get("avoid", ())),
+            route.get("suspects", ()),
         )
+        ordered = [candidate.incarnation for candidate in order(candidates, wish)]
+        route["first"] = preferred(candidates, wish)
+        route["hint_alive"] = wish.hint in replicas and wish.hint not in avoided(replicas.keys(), wish)
+        route["order"] = ordered[:_TOLD]
+        return [[replicas[incarnation]] for incarnation in ordered]
+
+    def _candidates(self, replicas: list[RunningReplica]) -> list[Candidate]:
+        facts = {replica.replica_id.unique_id: _facts(replica) for replica in replicas}
+        size = max((int(fact.get("size") or 0) for fact in facts.values()), default=0)
+        ranks = folded({name: int(fact.get("rank", 0)) for name, fact in facts.items()}, size)
+        return [
+            Candidate(
+                incarnation=replica.replica_id.unique_id,
+                rank=ranks[replica.replica_id.unique_id],
+                load=max(self._queue_length(replica.replica_id), int(replica.routing_stats.get("load", 0))),
+                capacity=min(self.soft_capacity, replica.max_ongoing_requests),
+            )
+            for replica in replicas
+        ]
+
+    def _queue_length(self, replica: ReplicaID) -> int:
+        return self.replica_queue_len_cache.get(replica) or 0
+
+
+def _facts(replica: RunningReplica) -> dict[str, Any]:
+    """What a replica said about itself: lately, or else when it became ready."""
+    return replica.routing_stats or replica.replica_metadata

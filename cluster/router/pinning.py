@@ -9,7 +9,7 @@ spill everybody).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -30,16 +30,31 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a turn asks of the router. ``pin_key`` is already hashed with the tenant; "" has no preference."""
+    """What a turn asks of the router.
+
+    Attributes:
+        pin_key: already hashed with the tenant; "" has no preference.
+        hint: incarnation that holds the conversation's KV; "" for none.
+        avoid: incarnations that lost this very turn.
+        suspects: incarnations that the turn's process takes for dead, the latest first. At most half of the replicas
+            are passed over for this: a process that hears of nobody is more likely to be cut off itself.
+    """
 
     pin_key: str
-    hint: str = ""  # incarnation that holds the conversation's KV
+    hint: str = ""
     avoid: Collection[str] = ()
+    suspects: Sequence[str] = ()
 
 
 def score(pin_key: str, rank: int) -> int:
     """Weight of a rank for a key: highest-random-weight (rendezvous) hashing, Thaler and Ravishankar 1996."""
     return int.from_bytes(hashlib.blake2b(f"{rank}:{pin_key}".encode(), digest_size=8).digest())
+
+
+def avoided(incarnations: Collection[str], wish: Wish) -> frozenset[str]:
+    """Who is asked last of all: those that lost the turn, and the latest suspects up to half of the replicas."""
+    suspects = [suspect for suspect in wish.suspects if suspect in incarnations]
+    return frozenset((*wish.avoid, *suspects[: len(incarnations) // 2]))
 
 
 def order(candidates: Sequence[Candidate], wish: Wish) -> list[Candidate]:
@@ -48,8 +63,8 @@ def order(candidates: Sequence[Candidate], wish: Wish) -> list[Candidate]:
     Full replicas come after those with room, avoided ones last of all: a turn that only they can take still goes there.
     Ties (two replicas claiming one rank for a second) fall by incarnation.
     """
-    ranked = sorted(candidates, key=lambda c: (-_weight(c, wish), c.incarnation))
-    return sorted(ranked, key=lambda c: (c.incarnation in wish.avoid, c.is_full))
+    last = avoided([c.incarnation for c in candidates], wish)
+    return sorted(candidates, key=lambda c: (c.incarnation in last, c.is_full, -_weight(c, wish), c.incarnation))
 
 
 def _weight(candidate: Candidate, wish: Wish) -> float:
@@ -82,6 +97,33 @@ def reason(wish: Wish, *, first: str, hint_alive: bool, chosen: str) -> str:
 
 def preferred(candidates: Sequence[Candidate], wish: Wish) -> str:
     """Incarnation that comes first when load is ignored; "" without candidates."""
-    allowed = [c for c in candidates if c.incarnation not in wish.avoid] or candidates
-    ranked = sorted(allowed, key=lambda c: (-_weight(c, wish), c.incarnation))
-    return ranked[0].incarnation if ranked else ""
+    last = avoided([c.incarnation for c in candidates], wish)
+    first = min(candidates, key=lambda c: (c.incarnation in last, -_weight(c, wish), c.incarnation), default=None)
+    return first.incarnation if first else ""
+
+
+def published_load(load: int, capacity: int) -> int:
+    """A load as replicas tell it to all routers: rounded down to an eighth of the capacity, full only when it is.
+
+    Each change is broadcast to every router, so small ones are not worth telling.
+    """
+    return load - load % max(1, capacity // 8)
+
+
+def folded(ranks: Mapping[str, int], size: int) -> dict[str, int]:
+    """The ranks by incarnation, those of ``size`` and above put into the holes below it, in order.
+
+    A replacement that starts while its predecessor still drains gets a rank beyond the deployment's size, and its
+    predecessor's only later. Folded, it has that one from the beginning, so that nobody moves twice.
+
+    Args:
+        ranks: by incarnation, as Serve gave them.
+        size: replicas that the deployment should have; 0 where that is unknown or not fixed.
+    """
+    beyond = sorted((rank, name) for name, rank in ranks.items() if rank >= size)
+    holes = _holes(ranks.values(), size)
+    return {**ranks, **{name: hole for (_, name), hole in zip(beyond, holes, strict=False)}}
+
+
+def _holes(taken: Iterable[int], size: int) -> list[int]:
+    return sorted(set(range(size)).difference(taken))

@@ -7,6 +7,7 @@ its answer arrives after the last frame.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -19,8 +20,12 @@ from cluster.channel.listener import ChannelListener, Lost, Mailbox
 from cluster.errors import ChannelError, ClusterError, NoReplicaError, OverloadedError
 from cluster.protocol import Event, Finish, GenerateRequest, Served, Tokens
 from cluster.replica.outcome import Done, Outcome, decode_outcome, to_error
+from cluster.router.membership import MEMBERSHIP
+from services.backend.avoidance import Avoidance
+from services.backend.draining import DrainWatch
+from services.backend.patience import TICK_S, Patience, Waits
 
-ACCEPT_TIMEOUT_S = 10.0
+DRAIN_CHECK_S = 0.5
 LATE_FRAMES_S = 1.0
 
 
@@ -53,36 +58,53 @@ class RayBackend:
         name: str,
         secret: bytes,
         host: str,
-        accept_timeout_s: float = ACCEPT_TIMEOUT_S,
+        drain_grace_s: float,
+        waits: Waits | None = None,
     ) -> None:
         self._handle = handle
-        self._listener = ChannelListener(name=name, secret=secret)
+        self._avoidance = Avoidance()
+        self._listener = ChannelListener(name=name, secret=secret, on_silent=self._avoidance.suspect)
         self._host = host
         self._reply_to = ("", 0)
-        self._accept_timeout_s = accept_timeout_s
-        self._calls: set[asyncio.Future[bytes]] = set()
+        self._waits = waits or Waits()
+        self._draining = DrainWatch(drain_grace_s)
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
         """Open the port on which replicas deliver tokens."""
         self._reply_to = (self._host, await self._listener.start(self._host))
+        self._own(asyncio.get_running_loop().create_task(self._watch_drains()))
 
     async def stop(self) -> None:
         """Close the port; attempts still running are aborted by their replicas."""
+        for task in tuple(self._tasks):
+            task.cancel()
         await self._listener.stop()
+
+    async def _watch_drains(self) -> None:
+        while True:
+            await asyncio.sleep(DRAIN_CHECK_S)
+            running, serving = MEMBERSHIP.incarnations(), self._listener.serving()
+            for incarnation in self._draining.overdue(running=running, serving=serving):
+                self._listener.give_up(incarnation, f"replica {incarnation} is being stopped")
+
+    def _own(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """See ``Backend.stream``. Budget: 15 µs per token beside the event loop's own."""
         request = msgspec.structs.replace(request, reply_to=self._reply_to)
         mailbox = self._listener.open(request.attempt, begin_at=len(request.output_ids))
-        response = self._call(request)
+        route = self._route(request)
+        response = self._call(request, route)
         call = asyncio.ensure_future(_result(response))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        self._own(call)
         call.add_done_callback(lambda done: mailbox.put(_Ended(done)))
         call.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever reads it
         is_done = False
         try:
-            yield await self._served(mailbox)
+            yield await self._served(mailbox, route)
             while not is_done:
                 event = await _next(mailbox)
                 is_done = isinstance(event, Finish)
@@ -92,28 +114,41 @@ class RayBackend:
             if not is_done:
                 response.cancel()  # type: ignore[no-untyped-call] # Serve does not annotate it
 
-    def _call(self, request: GenerateRequest) -> DeploymentResponse[bytes]:
-        route = {
+    def _route(self, request: GenerateRequest) -> dict[str, Any]:
+        """What the router is asked; it writes what it decided into the same dictionary."""
+        return {
             "pin_key": request.pin_key,
             "hint": request.hint.incarnation if request.hint else "",
             "avoid": list(request.avoid),
+            "suspects": self._avoidance.suspects(),
         }
+
+    def _call(self, request: GenerateRequest, route: dict[str, Any]) -> DeploymentResponse[bytes]:
         handle = self._handle.options(session_id=request.pin_key, _by_reference=False)
         response = handle.generate.remote(msgspec.msgpack.encode(request), route=route)
         assert isinstance(response, DeploymentResponse)
         return response
 
-    async def _served(self, mailbox: Mailbox) -> Served:
-        try:
-            async with asyncio.timeout(self._accept_timeout_s):
-                item = await mailbox.get()
-        except TimeoutError as error:
-            raise NoReplicaError("No model replica took the turn in time.", retry_after_s=5) from error
+    async def _served(self, mailbox: Mailbox, route: dict[str, Any]) -> Served:
+        item = await self._first(mailbox, route)
         if isinstance(item, Served):
             return item
-        if isinstance(item, _Ended):
-            raise _refusal(item)
-        raise ChannelError(f"the replica was lost before it began: {getattr(item, 'reason', item)}")
+        error = _refusal(item) if isinstance(item, _Ended) else ChannelError("the replica was lost before it began")
+        if isinstance(error, ChannelError):
+            for chosen in route.get("order", ())[:1]:
+                self._avoidance.suspect(chosen)
+        raise error
+
+    async def _first(self, mailbox: Mailbox, route: dict[str, Any]) -> object:
+        patience = Patience(
+            self._waits, lambda: route.get("order", ()), self._listener.silent_s, self._avoidance.suspect
+        )
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    return await mailbox.get()
+            if error := patience.tick():
+                raise error
 
 
 async def _result(response: DeploymentResponse[bytes]) -> bytes:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +12,11 @@ import typer
 
 from services import ray_environment
 from services.cli.options import StateDir
+from services.interrupts import Interrupts
 from services.preparation import prepare
+from services.runs import new_run
 from services.settings import ENV_PREFIX, ClusterSettings, read_settings
-from services.state import StateFolder
+from services.state import Run, StateFolder
 
 
 def _option(text: str, name: str) -> Any:
@@ -38,6 +38,9 @@ def up(
     port: Annotated[int | None, _option("HTTP port; default 8000.", "port")] = None,
     redis_url: Annotated[
         str | None, _option("Redis or Valkey; none: a private one in the state folder.", "redis_url")
+    ] = None,
+    address: Annotated[
+        str | None, _option("A Ray cluster to join, host:port; none: Ray is started here.", "address")
     ] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda; default auto.", "device")] = None,
     dtype: Annotated[
@@ -61,6 +64,10 @@ def up(
     history_ttl_days: Annotated[
         float | None, _option("How long an idle conversation is kept; default 30.", "history_ttl_days")
     ] = None,
+    drain_grace_s: Annotated[
+        int | None,
+        _option("Turns of a replica being stopped go on elsewhere after so many seconds; default 30.", "drain_grace_s"),
+    ] = None,
     state_dir: StateDir = None,
 ) -> None:
     """Start a cluster here and print how to talk to it. Ctrl-C stops everything.
@@ -74,6 +81,7 @@ def up(
         gateways=gateways,
         port=port,
         redis_url=redis_url,
+        address=address,
         device=device,
         dtype=dtype,
         kv_cache_gib=kv_cache_gib,
@@ -82,25 +90,29 @@ def up(
         max_batched_tokens=max_batched_tokens,
         max_waiting=max_waiting,
         history_ttl_days=history_ttl_days,
+        drain_grace_s=drain_grace_s,
         state_dir=state_dir,
     )
     state = StateFolder(settings.state_dir)
     state.acquire()
+    interrupts = Interrupts(lambda: typer.secho("\nstopping …", dim=True, err=True))
+    interrupts.install()
     try:
-        with _interruptible():
-            _serve(settings, state, _Progress())
+        with new_run(state, settings.address) as run:
+            _serve(settings, state, run, interrupts)
     except KeyboardInterrupt:
         typer.secho("stopped", dim=True, err=True)
     finally:
         state.release()
 
 
-def _serve(settings: ClusterSettings, state: StateFolder, say: _Progress) -> None:
+def _serve(settings: ClusterSettings, state: StateFolder, run: Run, interrupts: Interrupts) -> None:
+    say = _Progress()
+    ray_environment.prepare(run)
     args = prepare(settings, state, say)
-    ray_environment.prepare()
-    from services.launcher import running_cluster  # noqa: PLC0415 - Ray reads its environment at import
+    from services.launcher import Launch, running_cluster  # noqa: PLC0415 - Ray reads its environment at import
 
-    with running_cluster(settings, args, state, say) as running:
+    with running_cluster(Launch(settings, state, run, interrupts, say), args) as running:
         say(f"ready: {running.url}")
         typer.echo(_greeting(running.url, running.key, running.model))
         while True:
@@ -115,21 +127,6 @@ class _Progress:
 
     def __call__(self, text: str) -> None:
         typer.secho(f"[{time.monotonic() - self._begin:5.1f} s] {text}", dim=True, err=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM interrupts; later ones are ignored, so that stopping is never cut short."""
-
-    def interrupt(*_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        typer.secho("\nstopping …", dim=True, err=True)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    yield
 
 
 def _greeting(url: str, key: str, model: str) -> str:

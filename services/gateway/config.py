@@ -14,7 +14,8 @@ class GatewayConfig:
         model_name: the name clients ask for.
         redis_url: where conversations and keys live.
         history_ttl_s: how long an idle conversation is kept.
-        longest_turn_s: a turn may take this long; proxy and drain wait as long.
+        longest_turn_s: a turn may take this long; the proxy waits as long.
+        drain_grace_s: turns of a replica that is being stopped have this long before they go on elsewhere.
     """
 
     model_path: str
@@ -22,3 +23,4 @@ class GatewayConfig:
     redis_url: str
     history_ttl_s: int
     longest_turn_s: int
+    drain_grace_s: int

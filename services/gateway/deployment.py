@@ -47,7 +47,11 @@ class Gateway:
         self._counters = GatewayCounters()
         self._reporter = Reporter(f"gateway-{self._name}", self._families)
         self._backend = RayBackend(
-            replicas, name=self._name, secret=os.environ[SECRET_VARIABLE].encode(), host=_node_address()
+            replicas,
+            name=self._name,
+            secret=os.environ[SECRET_VARIABLE].encode(),
+            host=_node_address(),
+            drain_grace_s=config.drain_grace_s,
         )
         self._link = RedisLink(config.redis_url)
         self._store = RedisConversationStore(self._link, history_ttl_s=config.history_ttl_s)

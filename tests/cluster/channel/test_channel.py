@@ -28,6 +28,7 @@ class Pair:
         self.dialer = dialer
         self.address = address
         self.aborted: asyncio.Queue[int] = asyncio.Queue()
+        self.silent: list[str] = []
 
     async def accept(self, attempt: int) -> None:
         link = await self.dialer.link(self.address)
@@ -37,10 +38,12 @@ class Pair:
 
 @asynccontextmanager
 async def channel(*, secret: bytes = SECRET, silence_s: float = 10) -> AsyncIterator[Pair]:
-    listener = ChannelListener(name="owner", secret=SECRET, silence_s=silence_s)
+    silent: list[str] = []
+    listener = ChannelListener(name="owner", secret=SECRET, silence_s=silence_s, on_silent=silent.append)
     port = await listener.start("127.0.0.1")
     dialer = ChannelDialer(name="r1", secret=secret, abort=lambda attempt: pair.aborted.put_nowait(attempt))  # noqa: PLW0108 - pair comes later
     pair = Pair(listener, dialer, ("127.0.0.1", port))
+    pair.silent = silent
     try:
         yield pair
     finally:
@@ -129,7 +132,79 @@ async def test_a_silent_replica_is_taken_for_dead() -> None:
         lost = await mailbox.get()
         assert isinstance(lost, Lost)
         assert "silent" in lost.reason
+        assert pair.silent == ["frozen"]
+        assert pair.listener.silent_s("frozen") is None
+        with pytest.raises(ChannelError):
+            await connection.receive()
         connection.close()
+
+
+async def test_a_replica_that_beats_is_not_silent() -> None:
+    """A long prefill brings no tokens, but the replica shows life; nobody else has a silence."""
+    async with channel(silence_s=5) as pair:
+        await pair.accept(7)
+        silence = pair.listener.silent_s("r1")
+        assert silence is not None
+        assert silence < 5
+        assert pair.listener.silent_s("r2") is None
+
+
+async def test_a_replica_that_is_given_up_loses_its_attempts_and_is_told() -> None:
+    """A draining replica still speaks; its turns go elsewhere, and it computes nothing more for them."""
+    async with channel() as pair:
+        mailbox = pair.listener.open(7)
+        await pair.accept(7)
+        await mailbox.get()
+        assert pair.listener.serving() == {"r1"}
+        pair.listener.give_up("r1", "it drains")
+        lost = await mailbox.get()
+        assert isinstance(lost, Lost)
+        mailbox.close()
+        assert await pair.aborted.get() == 7
+        assert pair.listener.serving() == set()
+
+
+async def test_an_owner_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its attempts are aborted long before the buffer of 8 MiB is full."""
+    monkeypatch.setattr("cluster.channel.dialer.BEAT_INTERVAL_S", 0.01)
+    monkeypatch.setattr("cluster.channel.dialer.UNREAD_S", 0.05)
+    is_over, deaf_ended = asyncio.Event(), asyncio.Event()
+
+    async def be_deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await Connection(reader, writer).greet(role="owner", name="deaf", secret=SECRET)
+        await is_over.wait()
+        writer.transport.abort()
+        deaf_ended.set()
+
+    deaf = await asyncio.start_server(be_deaf, "127.0.0.1", 0)
+    aborted: asyncio.Queue[int] = asyncio.Queue()
+    dialer = ChannelDialer(name="r1", secret=SECRET, abort=aborted.put_nowait)
+    link = await dialer.link(deaf.sockets[0].getsockname())
+    dialer.claim(link, 7, SERVED)
+    dialer.accept(7)
+    start = 0
+    while aborted.empty() and start < 2**21:
+        dialer.send_step([(7, Tokens(start=start, ids=list(range(4096))))])
+        start += 4096
+        await asyncio.sleep(0.001)
+    assert await aborted.get() == 7
+    is_over.set()
+    await deaf_ended.wait()
+    await dialer.close()
+    deaf.close()
+    await deaf.wait_closed()
+
+
+async def test_cutting_the_links_sends_every_attempt_elsewhere() -> None:
+    """A replica whose engine is stuck says so by closing; it can be dialled from again."""
+    async with channel() as pair:
+        mailbox = pair.listener.open(7)
+        await pair.accept(7)
+        await mailbox.get()
+        pair.dialer.cut()
+        assert isinstance(await mailbox.get(), Lost)
+        assert await pair.aborted.get() == 7
+        assert (await pair.dialer.link(pair.address)).is_open
 
 
 async def test_a_dial_that_fails_names_the_address() -> None:

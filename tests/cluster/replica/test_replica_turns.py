@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from cluster.channel.listener import ChannelListener
+from cluster.channel.listener import ChannelListener, Lost
 from cluster.engine.async_engine import ThreadedEngine
 from cluster.engine.plan import StepPlan, StepResult
 from cluster.protocol import Finish, FinishReason, GenerateRequest, Served, Tokens
@@ -61,7 +61,7 @@ async def pair() -> AsyncIterator[Pair]:
     runner = GatedRunner()
     engine = ThreadedEngine(lambda: runner, CONFIG)
     turns = ReplicaTurns(engine, incarnation="r1", secret=SECRET)
-    listener = ChannelListener(name="owner", secret=SECRET)
+    listener = ChannelListener(name="owner", secret=SECRET, on_silent=lambda _: None)
     port = await listener.start("127.0.0.1")
     await turns.start()
     pair = Pair(turns, engine, listener, port)
@@ -132,3 +132,17 @@ async def test_a_cancelled_call_ends_the_attempt(pair: Pair) -> None:
     pair.gate.set()
     await until(lambda: pair.engine.stats().running == 0 and pair.engine.stats().pages_active == 0)
     assert pair.engine.stats().steps <= 2
+
+
+async def test_a_stalled_engine_sends_its_turns_elsewhere(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner hears of it at once, and new attempts are refused before anything is sent."""
+    mailbox = pair.listener.open(1)
+    call = pair.generate(make_request(1, PROMPT, max_new_tokens=50))
+    await mailbox.get()
+    monkeypatch.setattr(pair.engine, "is_stalled", lambda: True)
+    while not isinstance(item := await mailbox.get(), Lost):
+        assert isinstance(item, Tokens | Finish)
+    refused = await pair.generate(make_request(2, PROMPT))
+    assert isinstance(refused, Refused)
+    assert "engine_stalled" in refused.message
+    await call

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.router.pinning import Candidate, Wish, order, preferred, reason
+from cluster.router.pinning import Candidate, Wish, folded, order, preferred, published_load, reason
 
 
 def replicas(number: int, **loads: int) -> list[Candidate]:
@@ -79,3 +79,44 @@ def test_reasons_say_what_happened() -> None:
     assert reason(Wish("key"), first="r0", hint_alive=False, chosen="r2") == "spilled"
     assert reason(Wish("key", avoid=("r0",)), first="r1", hint_alive=False, chosen="r1") == "moved"
     assert reason(Wish(""), first="r0", hint_alive=False, chosen="r2") == "placed"
+
+
+def test_published_load_says_full_only_when_it_is() -> None:
+    """One turn in a small batch must not send the next one away."""
+    assert [published_load(load, 8) for load in (0, 1, 7, 8, 9)] == [0, 1, 7, 8, 9]
+    assert [published_load(load, 64) for load in (1, 7, 63, 64, 70)] == [0, 0, 56, 64, 64]
+    assert published_load(3, 4) == 3
+
+
+def test_a_suspect_is_passed_over_by_every_turn() -> None:
+    """Also by the conversation whose KV it holds."""
+    wish = Wish("key", hint="r1", suspects=("r1",))
+    assert order(replicas(3), wish)[-1].incarnation == "r1"
+    assert preferred(replicas(3), wish) != "r1"
+
+
+def test_at_most_half_of_the_replicas_are_suspected() -> None:
+    """A process that hears of nobody is cut off itself; the latest suspicion counts first."""
+    wish = Wish("key", suspects=("r2", "r0", "r1", "gone"))
+    assert [c.incarnation for c in order(replicas(3), wish)][-1] == "r2"
+    assert {c.incarnation for c in order(replicas(4), wish)[-2:]} == {"r2", "r0"}
+    assert order(replicas(1), Wish("key", suspects=("r0",)))[0].incarnation == "r0"
+
+
+def test_a_replacement_beside_its_draining_predecessor_takes_its_place() -> None:
+    """Rank 3 of three replicas becomes the missing rank 1, so nobody else moves."""
+    assert folded({"a": 0, "c": 2, "new": 3}, 3) == {"a": 0, "c": 2, "new": 1}
+
+
+def test_ranks_stay_where_the_size_is_unknown_or_holes_are_missing() -> None:
+    """With autoscaling there is no fixed number; two replicas may claim one rank for a second."""
+    assert folded({"a": 0, "b": 4}, 0) == {"a": 0, "b": 4}
+    assert folded({"a": 0, "b": 1, "c": 1, "d": 2}, 2) == {"a": 0, "b": 1, "c": 1, "d": 2}
+
+
+@given(st.sets(st.integers(0, 20), min_size=1, max_size=10), st.integers(1, 12))
+def test_folding_moves_no_rank_within_the_size(ranks: set[int], size: int) -> None:
+    """And never gives one rank twice where Serve did not."""
+    now = folded({f"r{rank}": rank for rank in ranks}, size)
+    assert all(now[f"r{rank}"] == rank for rank in ranks if rank < size)
+    assert len(set(now.values())) == len(ranks)
