@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import ray
+from ray.exceptions import RayError
 
 from cluster.metrics.board import Board, Snapshot
 from cluster.metrics.families import Family, Report
@@ -58,9 +59,13 @@ class Reporter:
         data: bytes = await self._board.text.remote()
         return data
 
-    async def snapshot(self) -> Snapshot:
-        """The whole cluster's reports as data, and who is loading."""
-        data: bytes = await self._board.snapshot.remote()
+    async def snapshot(self) -> Snapshot | None:
+        """The whole cluster's reports as data, and who is loading; None when the board does not answer in time."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                data: bytes = await self._board.snapshot.remote()
+        except (RayError, TimeoutError):
+            return None
         return msgspec.msgpack.decode(data, type=Snapshot)
 
 
@@ -83,7 +88,7 @@ class LoadingDesk:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return int(await answer)
-        except (ray.exceptions.RayError, TimeoutError):
+        except (RayError, TimeoutError):
             return 1
 
     def done(self) -> None:

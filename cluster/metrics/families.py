@@ -59,6 +59,12 @@ def _labelled(values: Mapping[str, float] | float, label: str) -> list[tuple[Lab
     return [({}, values)]
 
 
+def values_of(report: Report, name: str) -> dict[str, float]:
+    """A counter's or gauge's values by its label's value, "" where it has none; empty when not reported."""
+    families = [family for family in report.families if family.name == name]
+    return {next(iter(labels.values()), ""): value for family in families for _, labels, value in family.samples}
+
+
 def render(reports: Iterable[Report]) -> bytes:
     """Prometheus text of many processes' reports, each sample labelled with its process."""
     registry = CollectorRegistry(auto_describe=False)

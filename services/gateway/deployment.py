@@ -30,7 +30,10 @@ from services.gateway.config import GatewayConfig
 from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
 from services.gateway.families import gateway_families
 from services.gateway.metrics import GatewayCounters
-from services.serve_status import ReplicaWatch
+from services.gateway.schemas.status import ClusterStatus
+from services.gateway.status import assemble
+from services.operator_token import operator_token
+from services.serve_status import ServeWatch
 from services.tenants.authenticator import Authenticator
 from services.tenants.redis_keys import RedisKeyStore
 from services.turns.service import TurnService
@@ -68,7 +71,7 @@ class Gateway:
             model=self._model,
             settings=TurnSettings(deadline_s=config.longest_turn_s),
         )
-        self._replicas = ReplicaWatch(self._app_name)
+        self._serve = ServeWatch(self._app_name)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application over the parts made by the constructor."""
@@ -81,6 +84,8 @@ class Gateway:
                 models=(ModelInfo(model.name, self._created, model.context_length, model.fingerprint),),
                 readiness=self._readiness,
                 metrics=self._metrics,
+                status=self._status,
+                operator_token=operator_token(os.environ[SECRET_VARIABLE].encode()),
                 counters=self._counters,
                 lifespan=self._lifespan,
             )
@@ -104,9 +109,13 @@ class Gateway:
     async def _metrics(self) -> tuple[bytes, str]:
         return await self._reporter.text(), CONTENT_TYPE
 
+    async def _status(self) -> ClusterStatus:
+        facts, silent_s = await self._serve.facts()
+        return assemble(facts, await self._reporter.snapshot(), silent_s=silent_s)
+
     async def _readiness(self) -> Readiness:
         """Ready while a replica is: without Redis, chat completions still work."""
-        running = await self._replicas.running()
+        running = await self._serve.running()
         history = "ok"
         try:
             await self._store.ping()

@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from cluster.errors import NotFoundError
 from services.conversations.store import ConversationStore
 from services.gateway.metrics import GatewayCounters
+from services.gateway.schemas.status import ClusterStatus
 from services.turns.events import ChatTurn, StoredTurn, TurnEvent, TurnStarted
 
 TurnStream = AsyncGenerator[TurnStarted | TurnEvent, None]
@@ -87,6 +88,8 @@ class GatewayDeps:
     Attributes:
         readiness: asked by ``/readyz``.
         metrics: the cluster's snapshot, as (body, content type), for ``/metrics``.
+        status: the cluster's status; raises RetryLaterError while nothing is known.
+        operator_token: what opens ``/status``, see ``services.operator_token``.
         lifespan: entered before the first request and left after the last.
     """
 
@@ -96,6 +99,8 @@ class GatewayDeps:
     models: tuple[ModelInfo, ...]
     readiness: Callable[[], Awaitable[Readiness]]
     metrics: Callable[[], Awaitable[tuple[bytes, str]]]
+    status: Callable[[], Awaitable[ClusterStatus]]
+    operator_token: str
     limits: GatewayLimits = GatewayLimits()
     counters: GatewayCounters = field(default_factory=GatewayCounters)
     lifespan: Callable[[], AbstractAsyncContextManager[object]] = nullcontext

@@ -12,14 +12,20 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from cluster.metrics.board import Snapshot
 from services.conversations.memory_store import MemoryConversationStore
 from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
+from services.gateway.schemas.status import ClusterStatus
+from services.gateway.status import assemble
+from services.operator_token import operator_token
+from services.serve_facts import DeploymentFacts, ServedProcess, ServeFacts
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
 from tests.fakes.fake_turns import FakeTurns
 
 MODEL = "chatglm3-6b"
 TENANT = "acme"
+OPERATOR_TOKEN = operator_token(b"a secret")
 STOP_S = 10
 
 
@@ -33,6 +39,12 @@ async def no_metrics() -> tuple[bytes, str]:
     return b"# TYPE up gauge\nup 1\n", "text/plain; version=1.0.0; charset=utf-8"
 
 
+async def cluster_status() -> ClusterStatus:
+    """A cluster with one replica that serves."""
+    replicas = DeploymentFacts("HEALTHY", target=1, processes=(ServedProcess("r1", "RUNNING", "10.0.0.1", 7),))
+    return assemble(ServeFacts("RUNNING", replicas=replicas), Snapshot())
+
+
 def make_deps(**changes: Any) -> GatewayDeps:
     """Dependencies made of fakes and memory."""
     fields: dict[str, Any] = {
@@ -42,6 +54,8 @@ def make_deps(**changes: Any) -> GatewayDeps:
         "models": (ModelInfo(MODEL, 1_690_000_000, 8192, "fp_0123456789"),),
         "readiness": ready,
         "metrics": no_metrics,
+        "status": cluster_status,
+        "operator_token": OPERATOR_TOKEN,
     }
     return GatewayDeps(**(fields | changes))
 

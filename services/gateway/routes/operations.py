@@ -1,12 +1,15 @@
-"""What operators and probes ask. No key is needed, and nothing of any tenant is told."""
+"""What operators and probes ask. Nothing of any tenant is told; only ``/status`` needs a key, the operator's."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
+from services.gateway.auth import require_operator
 from services.gateway.deps import Deps
+from services.gateway.openapi import answers
 from services.gateway.schemas.models import Health
+from services.gateway.schemas.status import ClusterStatus
 
 router = APIRouter(tags=["operations"])
 
@@ -32,3 +35,9 @@ async def metrics(deps: Deps) -> Response:
     """The whole cluster's metrics, in Prometheus' format; every gateway gives the same."""
     body, content_type = await deps.metrics()
     return Response(body, headers={"content-type": content_type})
+
+
+@router.get("/status", dependencies=[Depends(require_operator)], responses=answers(ClusterStatus, 401, 503))
+async def status(deps: Deps) -> ClusterStatus:
+    """The whole cluster as its operator sees it; every gateway gives the same."""
+    return await deps.status()

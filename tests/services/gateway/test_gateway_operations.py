@@ -10,9 +10,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from cluster.errors import RetryLaterError
 from services.gateway.app import create_app
 from services.gateway.deps import Readiness
-from tests.support.gateway import connected, make_deps, serving
+from services.gateway.schemas.status import ClusterStatus
+from tests.support.gateway import OPERATOR_TOKEN, connected, make_deps, serving
 
 
 @pytest.fixture
@@ -51,6 +53,52 @@ async def test_metrics(stranger: httpx.AsyncClient) -> None:
     reply = await stranger.get("/metrics")
     assert reply.text.endswith("up 1\n")
     assert reply.headers["content-type"] == "text/plain; version=1.0.0; charset=utf-8"
+
+
+async def test_the_operator_sees_the_status(app: FastAPI) -> None:
+    """With the operator's token, the whole cluster is told."""
+    async with connected(app, OPERATOR_TOKEN) as operator:
+        reply = await operator.get("/status")
+    assert reply.status_code == 200
+    assert (reply.json()["object"], reply.json()["serving"], reply.json()["replicas"][0]["node"]) == (
+        "status", 1, "10.0.0.1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("token", ["", "wrong", OPERATOR_TOKEN[:-1], "тайна"], ids=["none", "wrong", "cut", "cyrillic"])
+async def test_nobody_else_sees_the_status(app: FastAPI, token: str) -> None:
+    """No token, or another one, is a 401 in OpenAI's shape."""
+    async with connected(app) as client:
+        headers = {b"authorization": f"Bearer {token}".encode()} if token else {}
+        reply = await client.get("/status", headers=headers)
+    assert reply.status_code == 401
+    assert reply.json()["error"]["code"] == "invalid_api_key"
+    assert "operator's token" in reply.json()["error"]["message"]
+    assert OPERATOR_TOKEN not in reply.text
+
+
+async def test_a_tenants_key_does_not_open_the_status(client: httpx.AsyncClient) -> None:
+    """Tenants see nothing of the cluster."""
+    assert (await client.get("/status")).status_code == 401
+    assert (await client.get("/v1/models")).status_code == 200
+
+
+async def test_the_operators_token_is_no_tenants_key(app: FastAPI) -> None:
+    """Who looks after the cluster does not thereby speak for anybody."""
+    async with connected(app, OPERATOR_TOKEN) as operator:
+        assert (await operator.get("/v1/models")).status_code == 401
+
+
+async def test_a_status_nobody_knows_is_a_503() -> None:
+    """While the controller has never answered, the operator is told to ask again."""
+
+    async def unknown() -> ClusterStatus:
+        raise RetryLaterError("Nothing is known yet.", retry_after_s=2)
+
+    async with connected(create_app(make_deps(status=unknown)), OPERATOR_TOKEN) as operator:
+        reply = await operator.get("/status")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert reply.json()["error"]["message"] == "Nothing is known yet."
 
 
 async def test_the_document_knows_bodies_and_errors(stranger: httpx.AsyncClient) -> None:

@@ -1,0 +1,175 @@
+"""Puts the cluster's status together from what Serve knows and what the processes report. Pure.
+
+Serve knows which processes exist, the processes what they do; a replica that hangs is RUNNING to the one and silent to
+the other until its health check fails.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from cluster.metrics.board import Snapshot
+from cluster.metrics.families import Report, values_of
+from cluster.metrics.loading import Loading
+from services.gateway.schemas.status import (
+    ClusterStatus,
+    GatewayStatus,
+    Load,
+    LoadFailureStatus,
+    Pages,
+    ReplicaStatus,
+    TurnsStatus,
+)
+from services.serve_facts import DeploymentFacts, ServedProcess, ServeFacts
+
+REPLICA_PROCESS = "replica-"
+GATEWAY_PROCESS = "gateway-"
+REJECTIONS = ("overloaded", "no_replica", "history_unavailable")  # codes of turns refused for now
+
+SILENT = "It has not reported for five seconds: it hangs, or is cut off."
+GIVEN_UP = "Serve no longer tries to start the {what}: mend the cause, then deploy again or restart the cluster."
+
+
+def assemble(facts: ServeFacts, snapshot: Snapshot | None, *, silent_s: float = 0.0) -> ClusterStatus:
+    """The cluster's status.
+
+    Args:
+        facts: what Serve's controller said last.
+        snapshot: the board; None when it does not answer.
+        silent_s: for how long the controller has not answered.
+    """
+    board = snapshot or Snapshot()
+    reports = {report.process: report for report in board.reports}
+    loading = {entry.incarnation: entry for entry in board.loading}
+    replicas = [
+        _replica(process, reports.get(REPLICA_PROCESS + process.incarnation), loading.get(process.incarnation))
+        for process in facts.replicas.processes
+    ]
+    failed = _cannot_load(board.loading, replicas, facts.replicas.target)
+    return ClusterStatus(
+        state=facts.state,
+        serving=facts.replicas.running,
+        target_replicas=facts.replicas.target,
+        target_gateways=facts.gateways.target,
+        replicas=sorted(replicas, key=_place),
+        cannot_load=failed,
+        gateways=[_gateway(p, reports.get(GATEWAY_PROCESS + p.incarnation)) for p in facts.gateways.processes],
+        turns=_turns([report for name, report in reports.items() if name.startswith(GATEWAY_PROCESS)]),
+        notes=list(_notes(facts, has_board=snapshot is not None, explained=bool(failed), silent_s=silent_s)),
+    )
+
+
+def _replica(process: ServedProcess, report: Report | None, loading: Loading | None) -> ReplicaStatus:
+    rank = None if report is None else values_of(report, "chatglm_replica_rank").get("")
+    if rank is None and loading is not None:
+        rank = loading.rank
+    return ReplicaStatus(
+        rank=None if rank is None else int(rank),
+        incarnation=process.incarnation,
+        state=process.state,
+        reason=_reason(process, report, loading),
+        node=process.node,
+        pid=process.pid,
+        load=None if report is None else _load(report),
+    )
+
+
+def _reason(process: ServedProcess, report: Report | None, loading: Loading | None) -> str | None:
+    if loading is not None and loading.reason:
+        return loading.reason
+    return SILENT if process.state == "RUNNING" and report is None else None
+
+
+def _load(report: Report) -> Load:
+    turns, pages = _ints(report, "chatglm_turns"), _ints(report, "chatglm_pages")
+    prompt, cached = _int(report, "chatglm_prompt_tokens"), _int(report, "chatglm_cached_tokens")
+    return Load(
+        running=turns["running"],
+        waiting=turns["waiting"],
+        waiting_tokens=_int(report, "chatglm_waiting_tokens"),
+        tokens_per_second=round(values_of(report, "chatglm_tokens_per_second").get("", 0.0), 1),
+        pages=Pages(active=pages["active"], cached=pages["cached"], free=pages["free"]),
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        cache_share=_share(cached, prompt),
+    )
+
+
+def _cannot_load(entries: Iterable[Loading], replicas: Iterable[ReplicaStatus], target: int) -> list[LoadFailureStatus]:
+    """Ranks with failures and no running replica; a rank at or above the target was given up by scaling down."""
+    running = {replica.rank for replica in replicas if replica.state == "RUNNING"}
+    return [
+        LoadFailureStatus(rank=e.rank, node=e.reason_node, failures=e.failures, reason=e.reason)
+        for e in entries
+        if e.failures and e.rank not in running and e.rank < target
+    ]
+
+
+def _gateway(process: ServedProcess, report: Report | None) -> GatewayStatus:
+    return GatewayStatus(
+        incarnation=process.incarnation,
+        state=process.state,
+        node=process.node,
+        pid=process.pid,
+        active_turns=None if report is None else _int(report, "chatglm_turns_active"),
+    )
+
+
+def _turns(gateways: list[Report]) -> TurnsStatus:
+    pins = _total(gateways, "chatglm_pins")
+    errors = _total(gateways, "chatglm_turn_errors")
+    prompt = _total(gateways, "chatglm_served_prompt_tokens")[""]
+    cached = _total(gateways, "chatglm_served_cached_tokens")[""]
+    return TurnsStatus(
+        active=_total(gateways, "chatglm_turns_active")[""],
+        pinned=pins["pinned"],
+        spilled=pins["spilled"],
+        moved=pins["moved"],
+        placed=pins["placed"],
+        failovers=_total(gateways, "chatglm_turn_moves")[""],
+        rejected={code: errors[code] for code in REJECTIONS if errors[code]},
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        cache_share=_share(cached, prompt),
+    )
+
+
+def _notes(facts: ServeFacts, *, has_board: bool, explained: bool, silent_s: float) -> Iterable[str]:
+    if silent_s:
+        yield f"Ray Serve's controller has not answered for {silent_s:.0f} s; states are those from before."
+    if not has_board:
+        yield "The metrics board does not answer; loads and counters are unknown."
+    for what, deployment in (("replicas", facts.replicas), ("gateways", facts.gateways)):
+        yield from _deployment_notes(what, deployment, explained=explained and what == "replicas")
+    if not facts.replicas.message and not facts.gateways.message and facts.message:
+        yield facts.message
+
+
+def _deployment_notes(what: str, deployment: DeploymentFacts, *, explained: bool) -> Iterable[str]:
+    """Serve's own word, unless the replicas have said it better; and what to do when it has given up."""
+    if deployment.message and not explained:
+        yield f"{what.capitalize()}: {deployment.message}"
+    if deployment.state == "DEPLOY_FAILED":
+        yield GIVEN_UP.format(what=what)
+
+
+def _place(replica: ReplicaStatus) -> tuple[bool, int, str]:
+    """By rank, those without one last."""
+    return replica.rank is None, replica.rank or 0, replica.incarnation
+
+
+def _ints(report: Report, name: str) -> Counter[str]:
+    return Counter({label: int(value) for label, value in values_of(report, name).items()})
+
+
+def _int(report: Report, name: str) -> int:
+    return _ints(report, name)[""]
+
+
+def _total(reports: Iterable[Report], name: str) -> Counter[str]:
+    return sum((_ints(report, name) for report in reports), Counter[str]())
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
