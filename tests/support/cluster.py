@@ -35,6 +35,8 @@ def free_port() -> int:
 class ClusterProcess:
     """``chatglm-cluster up`` on a state folder; ``start`` after ``kill_everything`` starts it again."""
 
+    command: tuple[str, ...] = (str(COMMAND),)
+
     def __init__(self, state_dir: Path, *options: str) -> None:
         self.state_dir = state_dir
         self.port = free_port()
@@ -69,7 +71,7 @@ class ClusterProcess:
         arguments = ["up", "--state-dir", str(self.state_dir), "--port", str(self.port), *self._options]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [COMMAND, *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                [*self.command, *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         wait_until(self._is_up_or_dead, timeout_s=START_TIMEOUT_S, what="the cluster starts")
         assert self._process.poll() is None, self.output

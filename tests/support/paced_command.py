@@ -1,0 +1,42 @@
+"""``chatglm-cluster``, as a program, deploying ``paced_app`` in place of the application; the rest is what a user gets.
+
+Ray reads its environment at import, so nothing that imports Ray may come before ``ray_environment.prepare``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from services import ray_environment
+from services.cli import main
+
+APPLICATION = "tests.support.paced_app:build"
+
+
+def then_deploy_paced(prepare: Callable[..., None]) -> Callable[..., None]:
+    """``prepare``, and behind it the change to what is deployed."""
+
+    def prepared(*args: Any) -> None:
+        prepare(*args)
+        from services import launcher
+
+        launcher.serve_config = paced(launcher.serve_config)
+
+    return prepared
+
+
+def paced(serve_config: Callable[..., Any]) -> Callable[..., Any]:
+    """``serve_config`` with our application."""
+
+    def config_of(*args: Any, **options: Any) -> Any:
+        config = serve_config(*args, **options)
+        config.applications[0].import_path = APPLICATION
+        return config
+
+    return config_of
+
+
+if __name__ == "__main__":
+    ray_environment.prepare = then_deploy_paced(ray_environment.prepare)
+    main()
