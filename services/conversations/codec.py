@@ -14,7 +14,7 @@ import msgspec
 from cluster.errors import TurnLostError
 from cluster.protocol import Hint
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnRequest, TurnState
-from services.conversations.store import Reply, Verdict
+from services.conversations.store import Reply, Sampled, Verdict
 
 ID_BYTES: Final = 4
 
@@ -24,6 +24,7 @@ encode = msgspec.msgpack.Encoder().encode
 decode_item = msgspec.msgpack.Decoder(Item).decode
 decode_request = msgspec.msgpack.Decoder(TurnRequest).decode
 _decode_hint = msgspec.msgpack.Decoder(Hint).decode
+_decode_sampled = msgspec.msgpack.Decoder(tuple[bytes, Hint | None]).decode
 _decode_meta = msgspec.msgpack.Decoder(dict[str, str]).decode
 _decode_usage = msgspec.msgpack.Decoder(dict[str, int]).decode
 
@@ -36,6 +37,17 @@ def pack_ids(ids: Sequence[int]) -> bytes:
 def unpack_ids(data: bytes) -> list[int]:
     """The inverse of ``pack_ids``. Raises struct.error unless the length is a multiple of four."""
     return list(struct.unpack(f"<{len(data) // ID_BYTES}I", data))
+
+
+def pack_sampled(answer: Sampled) -> bytes:
+    """A sampled answer: msgpack of its packed ids and its hint. Raises struct.error as ``pack_ids``."""
+    return encode((pack_ids(answer.ids), answer.hint))
+
+
+def unpack_sampled(data: bytes) -> Sampled:
+    """The inverse of ``pack_sampled``."""
+    ids, hint = _decode_sampled(data)
+    return Sampled(unpack_ids(ids), hint)
 
 
 def decode_journal(turn: str, entries: Sequence[Entry]) -> list[int]:

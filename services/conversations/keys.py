@@ -89,5 +89,5 @@ class Keys:
 
 
 def ids_key(key: bytes) -> str:
-    """String: u32 ids of one stateless answer. IDS_TTL_S. The key is hashed with its tenant already, by its maker."""
-    return f"{SCHEMA}:ids:{{{key.hex()}}}"
+    """String: a stateless answer, ids and hint. IDS_TTL_S. The key is hashed with its tenant already, by its maker."""
+    return f"{SCHEMA}:sampled:{{{key.hex()}}}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from services.conversations.keys import IDS_TTL_S
+from services.conversations.store import Sampled
 
 MAX_ENTRIES: Final = 4096
 
@@ -23,15 +24,15 @@ class MemoryIdIndex:
     def __init__(self, *, max_entries: int = MAX_ENTRIES, clock: Callable[[], float] = time.time) -> None:
         self._max_entries = max_entries
         self._clock = clock
-        self._entries: OrderedDict[bytes, tuple[float, tuple[int, ...]]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[float, Sampled]] = OrderedDict()
 
-    async def get(self, keys: Sequence[bytes]) -> list[list[int] | None]:
+    async def get(self, keys: Sequence[bytes]) -> list[Sampled | None]:
         """One entry per key, None where nothing is known."""
         return [self._get(key) for key in keys]
 
-    async def put(self, key: bytes, ids: Sequence[int]) -> None:
+    async def put(self, key: bytes, answer: Sampled) -> None:
         """Remember."""
-        self._entries[key] = (self._clock() + IDS_TTL_S, tuple(ids))
+        self._entries[key] = (self._clock() + IDS_TTL_S, answer)
         self._entries.move_to_end(key)
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
@@ -42,10 +43,10 @@ class MemoryIdIndex:
     async def close(self) -> None:
         """Nothing to release."""
 
-    def _get(self, key: bytes) -> list[int] | None:
-        expires_at, ids = self._entries.get(key, (0.0, ()))
-        if expires_at <= self._clock():
+    def _get(self, key: bytes) -> Sampled | None:
+        entry = self._entries.get(key)
+        if entry is None or entry[0] <= self._clock():
             self._entries.pop(key, None)
             return None
         self._entries.move_to_end(key)
-        return list(ids)
+        return entry[1]

@@ -1,4 +1,4 @@
-"""Sampled ids of stateless answers, kept in Redis for a day.
+"""Sampled answers of stateless callers, kept in Redis for a day.
 
 Only a hint: what is not found within a fifth of a second is encoded from its text, which costs a prefill. So reads
 never fail and writes never wait. Failures are counted, because a silent cache is a slow one nobody notices.
@@ -18,12 +18,13 @@ from cluster.errors import StoreUnavailableError
 from services.conversations import codec
 from services.conversations.keys import IDS_TTL_S, ids_key
 from services.conversations.redis_link import RedisLink, execute
+from services.conversations.store import Sampled
 
 READ_TIMEOUT_S: Final = 0.2
 MAX_PENDING: Final = 1024  # writes waiting; further ones are dropped
 _MAX_BATCH: Final = 64
 
-_Entry = tuple[bytes, bytes]  # key, packed ids
+_Entry = tuple[bytes, bytes]  # key, packed answer
 
 
 class RedisIdIndex:
@@ -44,7 +45,7 @@ class RedisIdIndex:
         self.write_errors = 0
         self.dropped = 0
 
-    async def get(self, keys: Sequence[bytes]) -> list[list[int] | None]:
+    async def get(self, keys: Sequence[bytes]) -> list[Sampled | None]:
         """One entry per key, None where nothing is known or the store does not answer in time."""
         if not keys:
             return []
@@ -53,12 +54,12 @@ class RedisIdIndex:
         except (StoreUnavailableError, RedisError):
             self.read_errors += 1
             return [None] * len(keys)
-        return [None if blob is None else codec.unpack_ids(blob) for blob in blobs]
+        return [None if blob is None else codec.unpack_sampled(blob) for blob in blobs]
 
-    async def put(self, key: bytes, ids: Sequence[int]) -> None:
+    async def put(self, key: bytes, answer: Sampled) -> None:
         """Remember, in the background; dropped when too many writes are waiting."""
         try:
-            self._pending.put_nowait((key, codec.pack_ids(ids)))
+            self._pending.put_nowait((key, codec.pack_sampled(answer)))
         except asyncio.QueueFull:
             self.dropped += 1
             return

@@ -157,16 +157,24 @@ class ConversationStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """An answer to a stateless caller as the model gave it: its ids, and where its KV was left."""
+
+    ids: list[int]
+    hint: Hint | None = None
+
+
 class IdIndex(Protocol):
-    """Sampled ids of answers to stateless callers, so that an unchanged text gets its ids (and its KV) back.
+    """Sampled answers of stateless callers, so that an unchanged text gets its ids (and its KV) back.
 
     Keys are opaque (already hashed with the tenant); entries expire. A lost entry costs a prefill: errors are misses.
     """
 
-    async def get(self, keys: Sequence[bytes]) -> list[list[int] | None]:
+    async def get(self, keys: Sequence[bytes]) -> list[Sampled | None]:
         """One entry per key, None where nothing is known."""
         ...
 
-    async def put(self, key: bytes, ids: Sequence[int]) -> None:
+    async def put(self, key: bytes, answer: Sampled) -> None:
         """Remember; returns at once, and never raises for a store that is away."""
         ...

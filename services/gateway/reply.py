@@ -53,7 +53,8 @@ class TurnReply(Response):
         started = await anext(self._turn)
         assert isinstance(started, TurnStarted)
         summary.rank = started.served.rank
-        return self._rendering(started), {"x-replica-rank": str(started.served.rank)}
+        headers = {"x-replica-rank": str(started.served.rank), "x-replica-why": started.served.why}
+        return self._rendering(started), headers
 
     async def _collect(self, scope: Scope) -> Response:
         rendering, headers = await self._start(summary_of(scope))

@@ -53,13 +53,14 @@ async def draft_chat(parts: TurnParts, turn: ChatTurn, messages: Sequence[Messag
         ContextLengthExceededError: prompt and answer do not fit.
     """
     keys = splice.chain_keys(turn.tenant, parts.model.fingerprint, messages)
-    known = await splice.known_ids(parts.index, parts.metrics, messages, keys)
+    known = await splice.known_answers(parts.index, parts.metrics, messages, keys)
+    known_ids = {place: answer.ids for place, answer in known.items()}
     request = await _request(
         parts,
         turn,
-        prompt.stateless_messages(messages, known),
+        prompt.stateless_messages(messages, known_ids),
         pin_key=pin.stateless_key(turn.tenant, messages, turn.cache_key),
-        hint=None,
+        hint=next((answer.hint for answer in reversed(known.values())), None),
     )
     return Draft(request, turn.options.stop, tuple(tool.name for tool in turn.tools))
 

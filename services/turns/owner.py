@@ -14,7 +14,7 @@ from enum import Enum
 import structlog
 
 from cluster.errors import ClusterError, StoreUnavailableError, TurnLostError, TurnMovedError
-from cluster.protocol import FinishReason, Hint, Served
+from cluster.protocol import FinishReason, Served
 from services.conversations.records import TurnState
 from services.conversations.store import Commit, Reply, Verdict
 from services.turns.acceptance import Accepted, accept
@@ -174,7 +174,7 @@ class TurnOwner:
             total=len(production.projection.ids),
             finish=result.reason.value,
             usage=_usage(result),
-            hint=_hint(accepted, production),
+            hint=production.hint(),
             error_code=result.error_code,
             error_message=result.error_message,
         )
@@ -222,11 +222,3 @@ def _usage(result: TurnResult) -> dict[str, int]:
         "cached_tokens": usage.cached_tokens,
         "output_tokens": usage.output_tokens,
     }
-
-
-def _hint(accepted: Accepted, production: Production) -> Hint | None:
-    served = production.served
-    if served is None:
-        return None
-    tokens = accepted.draft.prompt_tokens + len(production.projection.ids)
-    return Hint(rank=served.rank, incarnation=served.incarnation, tokens=tokens)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from cluster.errors import ClusterError
-from cluster.protocol import Event, Finish, FinishReason, Served, Tokens, Usage
+from cluster.protocol import Event, Finish, FinishReason, Hint, Served, Tokens, Usage
 from services.turns.attempts import Attempts
 from services.turns.draft import Draft
 from services.turns.events import EventKind, TurnEvent, TurnResult
@@ -47,6 +47,14 @@ class Production:
     def served(self) -> Served | None:
         """The replica that serves the answer now; None before one does."""
         return self._attempts.served
+
+    def hint(self) -> Hint | None:
+        """Where the KV of prompt and answer is now; None before a replica served."""
+        served = self.served
+        if served is None:
+            return None
+        tokens = self._prompt_tokens + len(self.projection.ids)
+        return Hint(rank=served.rank, incarnation=served.incarnation, tokens=tokens)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """Yield the first ``Served``, the opening events, then the events of each frame of ids.

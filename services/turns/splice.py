@@ -1,4 +1,4 @@
-"""Sampled ids for the answers that a stateless caller sends back.
+"""Sampled ids for the answers that a stateless caller sends back, and where the latest one left its KV.
 
 An answer's key is a hash of everything up to and including it, tenant and model too. So all keys of a history are known
 before anything is looked up, one ``get`` fetches them, and an edited message changes the keys of all that follow it.
@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Sequence
 
 from cluster.tokenizer.tool_calls import ToolCall, arguments_json
-from services.conversations.store import IdIndex
+from services.conversations.store import IdIndex, Sampled
 from services.turns.events import Message, Role
 from services.turns.hashing import add_text
 from services.turns.metrics import TurnMetrics
@@ -34,15 +34,15 @@ def chain_keys(tenant: str, fingerprint: str, messages: Sequence[Message]) -> li
     return keys
 
 
-async def known_ids(
+async def known_answers(
     index: IdIndex, metrics: TurnMetrics, messages: Sequence[Message], keys: Sequence[bytes]
-) -> dict[int, list[int]]:
-    """The sampled ids of those assistant messages that the index knows, by the message's place in the history."""
+) -> dict[int, Sampled]:
+    """Those assistant messages that the index knows, as they were sampled, by their place in the history, in order."""
     places = [i for i, message in enumerate(messages) if message.role is Role.ASSISTANT]
     if not places:
         return {}
     found = await index.get([keys[i] for i in places])
-    known = {i: ids for i, ids in zip(places, found, strict=True) if ids}
+    known = {i: answer for i, answer in zip(places, found, strict=True) if answer and answer.ids}
     metrics.index_hits += len(known)
     metrics.index_misses += len(places) - len(known)
     return known

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from cluster.errors import ClusterError
 from cluster.protocol import Served
 from services.conversations import ids
+from services.conversations.store import Sampled
 from services.turns import splice
 from services.turns.draft import Draft, draft_chat
 from services.turns.events import ChatTurn, Message, TurnEvent, TurnStarted
@@ -61,7 +62,7 @@ class StatelessTurn:
         if result.text or result.call:  # before the last event: whoever has seen it may send the answer back at once
             tenant, fingerprint = self._turn.tenant, self._parts.model.fingerprint
             key = splice.answer_key(tenant, fingerprint, messages, result.text, result.call)
-            await self._parts.index.put(key, result.ids)
+            await self._parts.index.put(key, Sampled(list(result.ids), production.hint()))
         return production.end(result)
 
     def _started(self, draft: Draft, served: Served) -> TurnStarted:

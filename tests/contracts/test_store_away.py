@@ -11,7 +11,7 @@ from services.conversations import ids
 from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import OPERATION_TIMEOUT_S, RedisLink
 from services.conversations.redis_store import RedisConversationStore
-from services.conversations.store import Reply, Verdict
+from services.conversations.store import Reply, Sampled, Verdict
 from services.tenants.redis_keys import RedisKeyStore
 from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
 from tests.support.valkey import running_valkey
@@ -119,11 +119,11 @@ async def test_an_index_that_is_away_only_misses(server):
     """Reads are misses and writes are lost; both are counted, neither raises."""
     index = RedisIdIndex(server.url)
     with server.stopped():
-        await index.put(b"k", [1])
+        await index.put(b"k", Sampled([1]))
         assert await index.get([b"k", b"l"]) == [None, None]
         await index.flush()
     assert (index.read_errors, index.write_errors) == (1, 1)
-    await index.put(b"k", [2])
+    await index.put(b"k", Sampled([2]))
     await index.flush()
-    assert await index.get([b"k"]) == [[2]]
+    assert await index.get([b"k"]) == [Sampled([2])]
     await index.close()

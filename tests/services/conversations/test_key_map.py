@@ -54,4 +54,4 @@ def test_only_plain_tenant_ids_make_keys(tenant):
 @pytest.mark.parametrize("key", [b"", b"}{", b"\xff\x00"])
 def test_index_keys_are_spelled_in_hex(key):
     """No byte of a hash can break a name."""
-    assert ids_key(key) == f"c1:ids:{{{key.hex()}}}"
+    assert ids_key(key) == f"c1:sampled:{{{key.hex()}}}"

@@ -8,7 +8,7 @@ from cluster.errors import NotFoundError
 from services.conversations import ids
 from services.conversations.memory_index import MemoryIdIndex
 from services.conversations.memory_store import MemoryConversationStore
-from services.conversations.store import Reply, Verdict
+from services.conversations.store import Reply, Sampled, Verdict
 from tests.fakes.fake_clock import FakeClock
 from tests.support.turns import TENANT, a_begin, a_commit, a_note
 
@@ -93,9 +93,9 @@ async def test_reading_what_nobody_made_keeps_nothing(store):
 async def test_an_index_entry_lives_a_day(clock):
     """As long as in Redis."""
     index = MemoryIdIndex(clock=clock)
-    await index.put(b"k", [1])
+    await index.put(b"k", Sampled([1]))
     clock.now += DAY_S - 1
-    assert await index.get([b"k"]) == [[1]]
+    assert await index.get([b"k"]) == [Sampled([1])]
     clock.now += 1
     assert await index.get([b"k"]) == [None]
 
@@ -103,8 +103,8 @@ async def test_an_index_entry_lives_a_day(clock):
 async def test_a_full_index_forgets_what_was_not_used():
     """Least recently used goes first; reading counts as use."""
     index = MemoryIdIndex(max_entries=2)
-    await index.put(b"a", [1])
-    await index.put(b"b", [2])
+    await index.put(b"a", Sampled([1]))
+    await index.put(b"b", Sampled([2]))
     await index.get([b"a"])
-    await index.put(b"c", [3])
-    assert await index.get([b"a", b"b", b"c"]) == [[1], None, [3]]
+    await index.put(b"c", Sampled([3]))
+    assert await index.get([b"a", b"b", b"c"]) == [Sampled([1]), None, Sampled([3])]

@@ -9,6 +9,7 @@ from cluster.errors import ConfigurationError, StoreUnavailableError
 from services.conversations.redis_index import MAX_PENDING, RedisIdIndex
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
+from services.conversations.store import Sampled
 
 NOBODY = "unix:///nonexistent/socket"
 
@@ -89,7 +90,7 @@ async def test_an_index_with_too_many_writes_waiting_drops_the_rest(link):
     """Memory is bounded, and the loss is counted."""
     index = RedisIdIndex(link)
     for number in range(MAX_PENDING + 5):
-        await index.put(number.to_bytes(4, "big"), [number])
+        await index.put(number.to_bytes(4, "big"), Sampled([number]))
     assert index.dropped == 5
     await index.close()
 
@@ -98,6 +99,6 @@ async def test_an_index_closed_while_writing_leaves_no_task(link):
     """The writer has an owner."""
     index = RedisIdIndex(link)
     before = asyncio.all_tasks()
-    await index.put(b"k", [1])
+    await index.put(b"k", Sampled([1]))
     await index.close()
     assert asyncio.all_tasks() == before

@@ -6,9 +6,10 @@ import pytest
 
 from cluster.tokenizer.tool_calls import ToolCall
 from services.conversations.memory_index import MemoryIdIndex
+from services.conversations.store import Sampled
 from services.turns.events import Message, Role
 from services.turns.metrics import TurnMetrics
-from services.turns.splice import answer_key, chain_keys, known_ids
+from services.turns.splice import answer_key, chain_keys, known_answers
 from tests.support.turn_kit import user
 
 HISTORY = (user("Hi"), Message(Role.ASSISTANT, "Hello"), user("more"))
@@ -50,15 +51,15 @@ async def test_only_answers_are_looked_up_and_in_one_call():
     index, metrics = Index(), TurnMetrics()
     history = (*HISTORY, Message(Role.ASSISTANT, "Bye"), user("again"))
     keys = chain_keys("acme", "fp", history)
-    await index.put(keys[3], [7, 8])
-    assert await known_ids(index, metrics, history, keys) == {3: [7, 8]}
+    await index.put(keys[3], Sampled([7, 8]))
+    assert await known_answers(index, metrics, history, keys) == {3: Sampled([7, 8])}
     assert asked == [[keys[1], keys[3]]]
     assert (metrics.index_hits, metrics.index_misses) == (1, 1)
 
 
 async def test_a_history_without_answers_asks_nothing():
     """The first turn of a chat costs no round trip."""
-    assert await known_ids(None, TurnMetrics(), HISTORY[:1], [b"k"]) == {}
+    assert await known_answers(None, TurnMetrics(), HISTORY[:1], [b"k"]) == {}
 
 
 def key_of(text: str = "", call: ToolCall | None = None) -> bytes:

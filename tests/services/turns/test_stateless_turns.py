@@ -91,6 +91,18 @@ async def test_an_unchanged_answer_gets_its_sampled_ids_back(kit, tokenizer):
     assert kit.service.metrics.index_hits == 1
 
 
+async def test_a_returned_answer_says_where_its_cache_is(kit):
+    """The next turn of a stateless chat follows its KV, also to the replica that an outage moved it to."""
+    kit.backend.faults = iter([Fault(FaultKind.LOST, after=2)])
+    _, events = await collect(kit.service.chat(kit.chat_turn()))
+    history = (user("Hi"), Message(Role.ASSISTANT, events[-1].result.text), user("more"))
+    await collect(kit.service.chat(kit.chat_turn(*history)))
+    *_, moved, second = kit.backend.requests
+    assert second.hint is not None
+    assert (second.hint.incarnation, moved.avoid) == ("replica-b", ("replica-a",))
+    assert second.hint.tokens == len(moved.prompt_ids) + len(events[-1].result.ids)
+
+
 async def test_a_changed_answer_is_encoded_as_text(kit, tokenizer):
     """What the client edited is what the model reads."""
     await collect(kit.service.chat(kit.chat_turn()))
