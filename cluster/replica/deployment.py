@@ -22,7 +22,6 @@ from cluster.replica.turns import ReplicaTurns
 from cluster.router.pinning import Wish, published_load, reason
 
 
-
 class Replica:
     """One model replica. Callers use ``generate`` through a handle and read tokens from the channel."""
 

@@ -42,7 +42,7 @@ async def test_headers_name_request_and_rank(ai: openai.AsyncOpenAI) -> None:
         model=MODEL, messages=ASK, extra_headers={"x-request-id": "trace-1"}
     )
     assert (raw.headers["x-request-id"], raw.headers["x-replica-rank"]) == ("trace-1", "1")
-    assert raw.headers["x-replica-why"] == "pinned"
+    assert raw.headers["x-replica-why"] == "placed"
 
 
 async def test_streamed_answer(ai: openai.AsyncOpenAI) -> None:
