@@ -12,6 +12,7 @@ import typer
 
 from cluster.errors import ConfigurationError
 from services.cli.options import StateDir, state_folder
+from services.cli.replies import message_of
 
 Url = Annotated[str | None, typer.Option(help="A gateway's address; default: the cluster of the state folder.")]
 Key = Annotated[str | None, typer.Option(help="An API key; default: CHATGLM_API_KEY, else the one `up` made.")]
@@ -63,7 +64,7 @@ def _turn(client: httpx.Client, body: dict[str, Any]) -> None:
         with client.stream("POST", "/v1/responses", json=body) as response:
             if response.is_error:
                 response.read()
-                typer.secho(_message(response), fg=typer.colors.RED, err=True)
+                typer.secho(message_of(response), fg=typer.colors.RED, err=True)
                 return
             for event in _events(response):
                 _show(event)
@@ -96,13 +97,6 @@ def _request(client: httpx.Client, method: str, path: str, body: dict[str, Any] 
     except httpx.HTTPError as error:
         raise ConfigurationError(f"{client.base_url} does not answer: {error}.") from error
     if response.is_error:
-        raise ConfigurationError(f"{client.base_url} refused: {_message(response)}")
+        raise ConfigurationError(f"{client.base_url} refused: {message_of(response)}")
     answer: dict[str, Any] = response.json()
     return answer
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status_code}"

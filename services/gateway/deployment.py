@@ -33,7 +33,8 @@ from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
 from services.gateway.status import assemble
 from services.operator_token import operator_token
-from services.serve_status import ServeWatch
+from services.serve_status import ask_controller
+from services.serve_watch import ServeWatch
 from services.tenants.authenticator import Authenticator
 from services.tenants.redis_keys import RedisKeyStore
 from services.turns.service import TurnService
@@ -71,7 +72,7 @@ class Gateway:
             model=self._model,
             settings=TurnSettings(deadline_s=config.longest_turn_s),
         )
-        self._serve = ServeWatch(self._app_name)
+        self._serve = ServeWatch(self._app_name, ask_controller)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application over the parts made by the constructor."""
