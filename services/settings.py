@@ -32,7 +32,9 @@ class ClusterSettings(BaseSettings):
     gateways: Annotated[int, Field(ge=1, le=1024)] = 1
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     redis_url: str | None = None
-    address: str = Field("", description="a Ray cluster to join, host:port; empty: Ray is started here", validate_default=True)
+    address: str = Field(
+        "", description="a Ray cluster to join, host:port; empty: Ray is started here", validate_default=True
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     state_dir: Path = DEFAULT_STATE_DIR

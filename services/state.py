@@ -20,6 +20,19 @@ class Endpoint(msgspec.Struct, frozen=True):
     operator_token: str
 
 
+class Run(msgspec.Struct, frozen=True):
+    """One run of ``up``. Written before anything is started, and kept until nothing of it is left."""
+
+    id: str
+    """The mark of its processes, see ``services.processes``."""
+    driver_pid: int
+    driver_started: int
+    folder: str
+    """Sockets and Ray's session."""
+    address: str
+    """The Ray cluster it has joined, or ""."""
+
+
 class StateFolder:
     """Paths and small files of one state folder."""
 
@@ -28,8 +41,10 @@ class StateFolder:
         self.valkey = path / "valkey"
         self.models = path / "models"
         self.logs = path / "logs"
+        self.ray_logs = self.logs / "ray"
         self._key = path / "api-key"
         self._endpoint = path / "endpoint.json"
+        self._run = path / "run.json"
         self._lock: int | None = None
 
     def acquire(self) -> None:
@@ -38,6 +53,11 @@ class StateFolder:
         Raises:
             ConfigurationError: another cluster uses the folder, or it cannot be written.
         """
+        if not self.try_acquire():
+            raise ConfigurationError(f"A cluster already runs on {self.path}; stop it, or choose another --state-dir.")
+
+    def try_acquire(self) -> bool:
+        """Like ``acquire``, but False when another command has the lock."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -45,14 +65,17 @@ class StateFolder:
             raise ConfigurationError(f"--state-dir {self.path} cannot be written: {error.strerror}.") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigurationError(
-                f"A cluster already runs on {self.path}; stop it, or choose another --state-dir."
-            ) from error
+        except BlockingIOError:
+            self._close_lock()
+            return False
+        return True
 
     def release(self) -> None:
         """Give the folder back."""
         self._endpoint.unlink(missing_ok=True)
+        self._close_lock()
+
+    def _close_lock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -81,6 +104,22 @@ class StateFolder:
     def write_endpoint(self, endpoint: Endpoint) -> None:
         """Tell the other commands where the cluster answers. Its token is a secret, and the Redis URL may hold one."""
         _write_private(self._endpoint, msgspec.json.encode(endpoint).decode())
+
+    def read_run(self) -> Run | None:
+        """The run that goes on, or that was killed and has left something; None after an orderly end."""
+        try:
+            return msgspec.json.decode(self._run.read_bytes(), type=Run)
+        except FileNotFoundError:
+            return None
+
+    def write_run(self, run: Run) -> None:
+        """Tell ``down`` and the next ``up`` what there will be to remove."""
+        _write_private(self._run, msgspec.json.encode(run).decode())
+
+    def forget_run(self) -> None:
+        """Nothing is left of it."""
+        self._endpoint.unlink(missing_ok=True)
+        self._run.unlink(missing_ok=True)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cluster.errors import ClusterError
-from services.cli import chat, key, model, status, up
+from services.cli import chat, down, env, key, model, status, up
 
 app = typer.Typer(
     name="chatglm-cluster",
@@ -17,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("up")(up.up)
+app.command("down")(down.down)
+app.command("env")(env.env)
 app.command("status")(status.status)
 app.command("chat")(chat.chat)
 app.add_typer(key.app, name="key")

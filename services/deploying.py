@@ -1,0 +1,95 @@
+"""Puts the application on Serve and waits until it answers, telling what happens meanwhile.
+
+``serve.run`` would replace every replica each time; the declarative way only changes what differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+import httpx
+from ray import serve
+from ray.serve.context import _get_global_client  # the only way to a declarative deploy without the dashboard
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeApplicationSchema, ServeDeploySchema
+
+from cluster.errors import ConfigurationError
+from services.serve_status import running_of
+
+APP_NAME = "chatglm"
+START_TIMEOUT_S = 1800.0
+ANSWER_TIMEOUT_S = 60.0
+
+Say = Callable[[str], None]
+
+
+def deploy(config: ServeDeploySchema, say: Say) -> None:
+    """Bring the one application of ``config`` to what it says; those of others on the same Serve stay.
+
+    Raises:
+        ConfigurationError: it cannot; with the reason of the first replica that failed.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # progress is told in our own words
+    (ours,) = config.applications
+    serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
+    client = _get_global_client()
+    assert client is not None
+    port = client.http_config.port
+    if port != config.http_options.port:
+        raise ConfigurationError(f"Ray Serve listens on port {port} there already; say --port {port}.")
+    config.applications = [ours, *_others(client.get_serve_details(), ours.name)]
+    client.deploy_apps(config)
+    _wait_until_running(ours.name, say)
+
+
+def wait_until_answers(url: str) -> None:
+    """Wait until a gateway that is ready answers through the proxy.
+
+    Raises:
+        ConfigurationError: it does not in time.
+    """
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/readyz", timeout=2).is_success:
+                return
+        time.sleep(0.1)
+    raise ConfigurationError(f"The cluster started, but {url} does not answer; is the port free?")
+
+
+def _others(details: dict[str, object], name: str) -> list[ServeApplicationSchema]:
+    """What was deployed declaratively beside us; Serve deletes what a config does not name."""
+    applications = details.get("applications") or {}
+    assert isinstance(applications, dict)
+    configs = [app.get("deployed_app_config") for other, app in applications.items() if other != name]
+    return [ServeApplicationSchema.model_validate(config) for config in configs if config]
+
+
+def _wait_until_running(name: str, say: Say) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    said = ""
+    while time.monotonic() < deadline:
+        status = serve.status().applications[name]
+        if status.status == ApplicationStatus.RUNNING:
+            return
+        if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise ConfigurationError(f"The cluster did not start: {_reason(status)}")
+        if (progress := _progress(status)) != said:
+            said = progress
+            say(progress)
+        time.sleep(0.2)
+    raise ConfigurationError("The cluster did not start in time; see the logs of Ray Serve.")
+
+
+def _progress(status: ApplicationStatusOverview) -> str:
+    states = {name: deployment.replica_states for name, deployment in status.deployments.items()}
+    parts = [f"{name.lower()}s ready: {running_of(s)} of {sum(s.values())}" for name, s in states.items() if s]
+    return "; ".join(parts)
+
+
+def _reason(status: ApplicationStatusOverview) -> str:
+    """The last line of what Serve says: the exception, without its traceback."""
+    messages = [deployment.message for deployment in status.deployments.values() if deployment.message]
+    return (messages or [status.message])[0].strip().splitlines()[-1]
