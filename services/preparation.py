@@ -36,7 +36,8 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         CheckpointError: the checkpoint cannot be served; names file and tensor.
         ConfigurationError: a setting asks for what this machine does not have.
     """
-    check_port(settings.port)
+    if not settings.address:  # Serve may be there already, and asks on every node
+        check_port(settings.port)
     device = _device(settings)
     dtype = _dtype(settings, device)
     kv_cache_bytes = int(settings.kv_cache_gib * 2**30) if settings.kv_cache_gib else None
@@ -81,7 +82,7 @@ def default_threads(cores: int, replicas: int) -> int:
 
 def _device(settings: ClusterSettings) -> str:
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-    if settings.device == "cuda" and not has_gpu:
+    if settings.device == "cuda" and not has_gpu and not settings.address:
         raise ConfigurationError("--device cuda was asked for, but this machine has no NVIDIA GPU; use --device cpu.")
     if settings.device == "auto":
         return "cuda" if has_gpu else "cpu"

@@ -16,6 +16,14 @@ def test_an_option_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (settings.replicas, settings.gateways) == (1, 3)
 
 
+def test_a_joined_cluster_needs_a_store_that_all_its_machines_reach() -> None:
+    """A socket on one machine is none."""
+    joined = read_settings(address="10.0.0.1:6379", redis_url="redis://10.0.0.2/0")
+    assert joined.address == "10.0.0.1:6379"
+    with pytest.raises(ConfigurationError, match="--redis-url"):
+        read_settings(address="10.0.0.1:6379", redis_url="unix:///run/valkey.sock")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -24,6 +32,8 @@ def test_an_option_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         ("dtype", "int3", "'float32'"),
         ("port", 70000, "less than or equal to 65535"),
         ("redis_url", "http://x", "redis://"),
+        ("address", "node-1", "host:port"),
+        ("address", "10.0.0.1:6379", "--redis-url"),
         ("kv_cache_gib", 0, "greater than 0"),
         ("max_waiting", 0, "greater than or equal to 1"),
         ("max_batched_tokens", 64, "must exceed --max-num-seqs (64)"),
