@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -11,8 +12,9 @@ from cluster.engine.client import EngineClient
 from cluster.engine.config import EngineConfig
 from cluster.engine.runner import ModelRunner, num_pages_for
 from cluster.model.config import ChatGLM3Config, load_config
-from cluster.model.loader import load_model
+from cluster.model.loader import expected_shapes, load_model
 from cluster.replica.config import PAGE_SIZE, ReplicaConfig
+from cluster.replica.memory import free_memory, require_memory
 
 GPU_MEMORY_SHARE = 0.9  # of what loading left free; the rest is for activations
 CPU_KV_BYTES = 2**28  # a CPU's default, or two full contexts of the model if those take more
@@ -43,9 +45,18 @@ def _build_runner(config: ReplicaConfig) -> ModelRunner:
         torch.set_num_threads(config.threads)
     dtype: torch.dtype = getattr(torch, config.dtype)
     device = torch.device(config.device)
+    if device.type == "cpu":  # a GPU says itself what it does not hold
+        _check_memory(config, dtype)
     model = load_model(Path(config.model_path), dtype=dtype, device=device)
     pages = num_pages_for(_kv_cache_bytes(config, model.config, dtype, device), model.config, dtype, config.page_size)
     return ModelRunner(model, num_pages=pages, page_size=config.page_size)
+
+
+def _check_memory(config: ReplicaConfig, dtype: torch.dtype) -> None:
+    shape = load_config(Path(config.model_path))
+    parameters = sum(math.prod(size) for size in expected_shapes(shape).values())
+    kv_cache = _kv_cache_bytes(config, shape, dtype, torch.device("cpu"))
+    require_memory(weights=parameters * dtype.itemsize, kv_cache=kv_cache, free=free_memory())
 
 
 def check_kv_cache(kv_cache_bytes: int, shape: ChatGLM3Config, dtype: str) -> None:

@@ -1,13 +1,16 @@
-"""The size of a replica's page pool where nobody named one."""
+"""The size of a replica's page pool where nobody named one, and what is refused before anything is loaded."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from cluster.demo import CHECKPOINT
 from cluster.engine.runner import num_pages_for
+from cluster.errors import ConfigurationError
 from cluster.model.config import ChatGLM3Config
 from cluster.replica.config import ReplicaConfig
-from cluster.replica.engine import CPU_KV_BYTES, _kv_cache_bytes
+from cluster.replica.engine import CPU_KV_BYTES, _kv_cache_bytes, build_engine
 
 CONFIG = ReplicaConfig(model_path="", device="cpu", dtype="float32", threads=1, kv_cache_bytes=None)
 PUBLISHED = ChatGLM3Config(multi_query_group_num=2, seq_length=8192)
@@ -23,3 +26,10 @@ def test_a_small_model_gets_the_usual_pool() -> None:
     """A quarter of a GiB."""
     small = ChatGLM3Config(num_layers=2, hidden_size=64, num_attention_heads=4, kv_channels=16, seq_length=512)
     assert _kv_cache_bytes(CONFIG, small, torch.float32, torch.device("cpu")) == CPU_KV_BYTES
+
+
+async def test_more_memory_than_there_is_is_refused_before_it_is_taken() -> None:
+    """The engine's start says what the model would take; nothing is allocated, nobody is killed."""
+    config = ReplicaConfig(str(CHECKPOINT), device="cpu", dtype="float32", threads=1, kv_cache_bytes=2**50)
+    with pytest.raises(ConfigurationError, match=r"too little memory .*1048576\.00 GiB"):
+        await build_engine(config).start(lambda _: None)
