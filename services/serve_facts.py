@@ -40,6 +40,14 @@ class DeploymentFacts:
         """How many take requests."""
         return sum(process.state == "RUNNING" for process in self.processes)
 
+    @property
+    def has_given_up(self) -> bool:
+        """Whether Serve starts no more processes until the next deploy: a first start or a rolling update has failed.
+
+        The same state while processes come and go means the opposite: what has served before is tried for ever.
+        """
+        return self.state == "DEPLOY_FAILED" and self.running == len(self.processes)
+
 
 @dataclass(frozen=True, slots=True)
 class ServeFacts:

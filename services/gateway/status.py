@@ -150,7 +150,7 @@ def _deployment_notes(what: str, deployment: DeploymentFacts, *, explained: bool
     """Serve's own word, unless the replicas have said it better; and what to do when it has given up."""
     if deployment.message and not explained:
         yield f"{what.capitalize()}: {deployment.message}"
-    if deployment.state == "DEPLOY_FAILED":
+    if deployment.has_given_up:
         yield GIVEN_UP.format(what=what)
 
 

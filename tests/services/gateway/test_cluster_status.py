@@ -121,6 +121,14 @@ def test_when_serve_gives_up_the_operator_is_told_what_to_do() -> None:
     assert any("no longer tries to start the replicas" in note and "deploy again" in note for note in status.notes)
 
 
+def test_while_serve_tries_nobody_is_told_to_deploy_again() -> None:
+    """With all replicas dead the state is the same as after a failed update, but attempts go on."""
+    for state in ("STARTING", "STOPPING"):
+        replicas = deployment(1, state="DEPLOY_FAILED", message="no weights.", r9=state)
+        status = assemble(facts(replicas=replicas), board(loading=(failed(0, "r9", "no weights."),)))
+        assert (status.serving, status.notes) == (0, [])
+
+
 def test_what_is_not_known_is_said() -> None:
     """A silent board and a silent controller are told; the last known states stay."""
     status = assemble(facts(replicas=deployment(1, r1="RUNNING")), None, silent_s=12.4)
