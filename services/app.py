@@ -37,6 +37,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         max_num_seqs=args.max_num_seqs,
         max_batched_tokens=args.max_batched_tokens,
         max_waiting=args.max_waiting,
+        max_wait_s=args.max_wait_s,
     )
     replica = serve.deployment(
         name=REPLICA,

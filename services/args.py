@@ -27,6 +27,8 @@ class AppArgs(BaseModel):
     max_num_seqs: int
     max_batched_tokens: int
     max_waiting: int
+    max_wait_s: float
     history_ttl_s: int
     longest_turn_s: int
     drain_grace_s: int
+    generation: int = 0  # counts rolling restarts; another number replaces every replica

@@ -55,6 +55,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         max_num_seqs=settings.max_num_seqs,
         max_batched_tokens=settings.max_batched_tokens,
         max_waiting=settings.max_waiting,
+        max_wait_s=settings.max_wait_s,
         history_ttl_s=int(settings.history_ttl_days * 86400),
         longest_turn_s=LONGEST_TURN_S,
         drain_grace_s=settings.drain_grace_s,

@@ -46,6 +46,7 @@ class ClusterSettings(BaseSettings):
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
     max_batched_tokens: Annotated[int, Field(ge=16, le=65536, validate_default=True)] = 512
     max_waiting: Annotated[int, Field(ge=1, le=65536)] = 256
+    max_wait_s: Annotated[float, Field(gt=0, le=86400)] = 30
     history_ttl_days: Annotated[float, Field(gt=0)] = 30
     drain_grace_s: Annotated[int, Field(ge=0, le=LONGEST_TURN_S)] = 30
 

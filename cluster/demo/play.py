@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,7 @@ class Player:
             vocab_size=model.config.padded_vocab_size,
             page_size=_PAGE_SIZE,
             max_waiting=1 << 16,
+            max_wait_s=math.inf,  # nobody waits for an answer here
         )
         self._engine = Engine(ModelRunner(model, num_pages=_PAGES, page_size=_PAGE_SIZE), config)
 

@@ -24,7 +24,8 @@ class EngineConfig:
         num_pages: pages in the pool, null page included; None takes the runner's number.
         max_num_seqs: sequences in the batch at once.
         max_batched_tokens: tokens computed in one step, decodes and prefill chunks together.
-        max_waiting: sequences queued before new ones are refused.
+        max_waiting: sequences queued before new ones are refused; bounds memory.
+        max_wait_s: predicted seconds in the queue beyond which new ones are refused; infinity never refuses.
     """
 
     model_id: str
@@ -35,12 +36,15 @@ class EngineConfig:
     max_num_seqs: int = 64
     max_batched_tokens: int = 512
     max_waiting: int = 256
+    max_wait_s: float = 30.0
 
     def __post_init__(self) -> None:
         positive = ("context_length", "vocab_size", "page_size", "max_num_seqs", "max_batched_tokens", "max_waiting")
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not self.max_wait_s > 0:
+            raise ConfigurationError(f"max_wait_s must be above 0, not {self.max_wait_s}.")
         if self.num_pages is not None and self.num_pages < 2:
             raise ConfigurationError(f"num_pages must be at least 2 (page 0 is not usable), not {self.num_pages}.")
         if self.max_batched_tokens <= self.max_num_seqs:

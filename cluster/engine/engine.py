@@ -77,9 +77,9 @@ class Engine:
             self.watch.expect(len(batch.plan.token_ids))
             result = self._run(batch)
             if result is None:
-                self.scheduler.fail(batch, STEP_FAILED)
+                self.scheduler.fail(batch, STEP_FAILED, self._clock())
             else:
-                self.scheduler.update(batch, result)
+                self.scheduler.update(batch, result, self._clock())
         self.watch.end(is_measure=not self.failures_in_a_row)
         return self.scheduler.take_outputs()
 
@@ -105,6 +105,7 @@ class Engine:
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             waiting_tokens=scheduler.tokens_to_compute,
+            prefill_rate=scheduler.admission.pace.prefill_rate or 0.0,
             pages_total=blocks.num_pages - 1,
             pages_active=blocks.num_active,
             pages_cached=blocks.num_cached,

@@ -1,34 +1,87 @@
-"""How fast the queue moves, so that a refused caller hears an honest waiting time.
+"""How fast a batch gives up places and how fast prompts are computed, measured as it happens.
 
-Only time in which someone waits is counted: an idle hour says nothing about how long a full queue takes.
+Rates are per second of a sequence's time in the batch, not per second of the day: an idle hour measures nothing and
+changes nothing. Old measurements fade with a half-life of 30 s of work.
 """
 
 from __future__ import annotations
 
+import math
+
 HALF_LIFE_S = 30.0
-MIN_S, MAX_S = 1.0, 60.0
 
 
 class QueuePace:
-    """Admissions per second while the queue was not empty, old measurements fading with a half-life of 30 s."""
+    """Measurements of one engine. Each rate is None until something was measured."""
 
     def __init__(self) -> None:
-        self._admitted = 0.0
-        self._busy_s = 0.0
-        self._since: float | None = None  # when the stretch of waiting under way was last looked at
+        self._since, self._running, self._pages = 0.0, 0, 0  # levels of the time under way
+        self._places = _Ratio()  # sequences that left the batch, per second in it
+        self._size = _Ratio()  # pages held, per sequence
+        self._prefill = _Ratio()  # tokens, per second of steps that were full of them
+        self._share = _Ratio()  # tokens to compute, per token of an admitted sequence
 
-    def observe(self, now: float, *, admitted: int, waiting: int) -> None:
-        """Record a step that admitted ``admitted`` sequences and left ``waiting`` queued."""
-        if self._since is not None:
-            elapsed = now - self._since
-            fade = 0.5 ** (elapsed / HALF_LIFE_S)
-            self._admitted = self._admitted * fade + admitted
-            self._busy_s = self._busy_s * fade + elapsed
-        self._since = now if waiting else None
+    def observe(self, now: float, *, running: int, pages: int) -> None:
+        """From ``now`` on ``running`` sequences are in the batch and hold ``pages``."""
+        if self._running:
+            elapsed_s = now - self._since
+            seconds = elapsed_s * self._running
+            keep = _keep(elapsed_s)
+            self._places.add(0, seconds, keep)
+            self._size.add(elapsed_s * self._pages, seconds, keep)
+        self._since, self._running, self._pages = now, running, pages
 
-    def retry_after_s(self, now: float, waiting: int) -> float:
-        """Seconds until the ``waiting`` sequences of now are admitted at the measured pace, within [1, 60]."""
-        busy_s = self._busy_s + (now - self._since if self._since is not None else 0.0)
-        if not self._admitted:
-            return min(max(busy_s, MIN_S), MAX_S)
-        return min(max(waiting * busy_s / self._admitted, MIN_S), MAX_S)
+    def leave(self) -> None:
+        """A sequence has left the batch for good."""
+        self._places.add(1, 0)
+
+    def admit(self, *, tokens: int, found: int) -> None:
+        """A sequence of ``tokens`` came into the batch; ``found`` of them were in the cache."""
+        self._share.add(tokens - found, tokens, keep=0.98)
+
+    def prefill(self, *, tokens: int, seconds: float) -> None:
+        """A step had no room left for more prompt tokens, took ``seconds`` and computed ``tokens`` of them."""
+        self._prefill.add(tokens, seconds, _keep(seconds))
+
+    def leave_rate(self, *, max_seqs: int, max_pages: int) -> float | None:
+        """Sequences per second that leave a batch with no free place.
+
+        How many such a batch holds follows from the pages that a sequence was seen to hold: up to ``max_seqs``.
+        """
+        rate, size = self._places.value, self._size.value
+        if not rate:
+            return None
+        places = min(max_seqs, max_pages / size) if size else max_seqs
+        return rate * max(1.0, places)
+
+    @property
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens per second while prompts queue."""
+        return self._prefill.value
+
+    @property
+    def computed_share(self) -> float:
+        """Share of a sequence's tokens that were not found in the cache; 1 until one was admitted."""
+        share = self._share.value
+        return 1.0 if share is None else share
+
+
+class _Ratio:
+    """A fading sum over a fading sum."""
+
+    __slots__ = ("_over", "_under")
+
+    def __init__(self) -> None:
+        self._over = self._under = 0.0
+
+    def add(self, over: float, under: float, keep: float = 1.0) -> None:
+        self._over = self._over * keep + over
+        self._under = self._under * keep + under
+
+    @property
+    def value(self) -> float | None:
+        return self._over / self._under if self._under > 0 else None
+
+
+def _keep(elapsed_s: float) -> float:
+    return math.exp2(-elapsed_s / HALF_LIFE_S)

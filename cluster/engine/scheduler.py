@@ -7,6 +7,7 @@ first, then running prefills in chunks, then sequences from the queue.
 ``running`` followed by ``waiting`` is always in order of arrival. When pages run out, the latest arrival in the batch
 releases its pages to the cache and goes to the head of the queue, where it finds most of them again; the oldest
 sequence is never preempted, and no request is accepted that would not fit the pool alone, so every sequence ends.
+A turn that goes on from elsewhere counts as arrived before those in the queue that have not begun: a client reads it.
 
 Host time of a step, planning and bookkeeping together: at most 150 µs + 5 µs per row
 (``tests/benchmarks/bench_scheduler.py`` measures it).
@@ -19,14 +20,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from cluster.engine import limits
+from cluster.engine.admission import Admission
 from cluster.engine.batch import Batch, build
 from cluster.engine.block_manager import BlockManager
 from cluster.engine.client import StepOutput
 from cluster.engine.config import EngineConfig
-from cluster.engine.pace import QueuePace
 from cluster.engine.plan import StepResult
 from cluster.engine.sequence import Sequence, SequenceState
-from cluster.errors import InvalidRequestError, OverloadedError
+from cluster.errors import InvalidRequestError
 from cluster.protocol import FinishReason, GenerateRequest
 
 DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -64,10 +65,11 @@ class Scheduler:
         self.waiting: OrderedDict[int, Sequence] = OrderedDict()
         self.running: list[Sequence] = []
         self.counters = Counters()
-        self.pace = QueuePace()
+        self.admission = Admission(config, self.blocks)
         self._sequences: dict[int, Sequence] = {}
         self._outputs: list[StepOutput] = []
         self._num_arrived = 0
+        self._began_at = 0.0  # when the latest step was decided
         self._next_deadline = math.inf  # no deadline lies before it
         self._blocked: tuple[int, int] | None = None  # attempt at the head that did not fit, and the headroom then
 
@@ -91,19 +93,19 @@ class Scheduler:
 
         Raises:
             InvalidRequestError, ContextLengthExceededError: it can never be served; see ``limits.check``.
-            OverloadedError: ``max_waiting`` sequences wait already.
+            OverloadedError: see ``Admission.check``.
         """
         limits.check(request, self.config, self.blocks.num_pages)
         if request.attempt in self._sequences:
             raise InvalidRequestError("The attempt is running already.", param="attempt")
-        if len(self.waiting) >= self.config.max_waiting:
-            retry_after_s = self.pace.retry_after_s(now, len(self.waiting))
-            raise OverloadedError("The engine's queue is full.", retry_after_s=retry_after_s)
+        self.admission.check(request, self.running, self.waiting.values())
         table = self.blocks.open(request.tenant)
         seq = Sequence.from_request(request, arrival=self._num_arrived, now=now, table=table)
         self._num_arrived += 1
         self.counters.prompt_tokens += seq.num_prompt
         self._sequences[seq.attempt] = self.waiting[seq.attempt] = seq
+        if not seq.is_fresh:
+            self._put_before_fresh(seq)
         self._next_deadline = min(self._next_deadline, seq.deadline_at)
         if seq.is_complete:  # an earlier attempt died between its last id and its finish
             self._finish(seq, FinishReason.LENGTH)
@@ -132,17 +134,17 @@ class Scheduler:
         step = _Step(budget=self.config.max_batched_tokens)
         self._schedule_decodes(step)
         self._schedule_prefills(step)
-        num_running = len(self.running)
         self._admit(step)
-        self.pace.observe(now, admitted=len(self.running) - num_running, waiting=len(self.waiting))
+        self._began_at = now
+        self.admission.pace.observe(now, running=len(self.running), pages=self.blocks.num_active)
         decodes = [seq for seq in step.decodes if seq.num_scheduled]  # a preempted one has none
         prefills = [seq for seq in step.prefills if seq.num_scheduled]
         if not decodes and not prefills:
             return None
         return build(decodes, prefills, self.config.page_size)
 
-    def update(self, batch: Batch, result: StepResult) -> None:
-        """Take a step's result: index full pages, emit drawn ids, end what is complete."""
+    def update(self, batch: Batch, result: StepResult, now: float) -> None:
+        """Take a step's result at time ``now``: index full pages, emit drawn ids, end what is complete."""
         finite = result.finite.tolist()
         failed = {seq for seq, is_finite in zip(batch.drawing, finite, strict=True) if not is_finite}
         for seq in batch.rows:
@@ -150,15 +152,16 @@ class Scheduler:
                 self._advance(seq)
         for seq, token_id in zip(batch.drawing, result.token_ids.tolist(), strict=True):
             self._take_draw(seq, token_id, is_finite=seq not in failed)
-        self.counters.steps += 1
-        self._drop_finished()
+        if len(batch.drawing) < len(batch.rows):  # a prompt is not complete, so the step was full
+            num_tokens = len(batch.plan.token_ids) - batch.plan.num_decodes
+            self.admission.pace.prefill(tokens=num_tokens, seconds=now - self._began_at)
+        self._end_step(now)
 
-    def fail(self, batch: Batch, error: str) -> None:
-        """End every sequence of a step that could not be computed. Their pages are forgotten."""
+    def fail(self, batch: Batch, error: str, now: float) -> None:
+        """End every sequence of a step that could not be computed at time ``now``. Their pages are forgotten."""
         for seq in batch.rows:
             self._finish(seq, FinishReason.FAILED, error, keep_pages=False)
-        self.counters.steps += 1
-        self._drop_finished()
+        self._end_step(now)
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 
@@ -242,6 +245,8 @@ class Scheduler:
             del self.waiting[seq.attempt]
             seq.state = SequenceState.RUNNING
             self.running.append(seq)
+            if not seq.num_preemptions:
+                self.admission.pace.admit(tokens=len(seq.token_ids), found=seq.num_computed)
             self._schedule_chunk(step, seq)
 
     def _fits(self, step: _Step, seq: Sequence) -> bool:
@@ -262,6 +267,18 @@ class Scheduler:
         self._blocked = (seq.attempt, headroom)
         return False
 
+    def _put_before_fresh(self, seq: Sequence) -> None:
+        """Let ``seq``, the latest arrival, change places in the order of arrival with all that have not begun.
+
+        Those form the queue's tail: what was preempted stands before them.
+        """
+        fresh = [other for other in self.waiting.values() if other.is_fresh]
+        arrivals = [other.arrival for other in fresh] + [seq.arrival]
+        for other, arrival in zip([seq, *fresh], arrivals, strict=True):
+            other.arrival = arrival
+        for other in fresh:
+            self.waiting.move_to_end(other.attempt)
+
     # -- taking the result ------------------------------------------------------------------------------------------
 
     def _advance(self, seq: Sequence) -> None:
@@ -280,8 +297,16 @@ class Scheduler:
             if seq.is_complete:
                 self._finish(seq, FinishReason.LENGTH)
 
+    def _end_step(self, now: float) -> None:
+        self.counters.steps += 1
+        self._drop_finished()
+        if not self.running:  # what follows is no time in the batch
+            self.admission.pace.observe(now, running=0, pages=0)
+
     def _finish(self, seq: Sequence, reason: FinishReason, error: str = "", *, keep_pages: bool = True) -> None:
         (self.blocks.release if keep_pages else self.blocks.discard)(seq.table)
+        if seq.state is SequenceState.RUNNING:
+            self.admission.pace.leave()
         seq.state = SequenceState.FINISHED
         seq.num_scheduled = 0
         self.waiting.pop(seq.attempt, None)

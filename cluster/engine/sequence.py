@@ -31,7 +31,7 @@ class Sequence:
     Attributes:
         num_forced: output ids that an earlier attempt emitted.
         token_ids: prompt and output ids so far, int32; an array, so that slices become numpy and bytes for free.
-        arrival: orders sequences; a smaller number came earlier.
+        arrival: orders sequences; a smaller number came earlier, or continues an answer and was put before.
         deadline_at: on the engine's clock, in seconds; infinity without a deadline.
         table: pages in order.
         num_computed: leading tokens whose keys and values are in the pages.
@@ -88,6 +88,11 @@ class Sequence:
     def is_complete(self) -> bool:
         """Whether ``max_new_tokens`` are there."""
         return len(self.token_ids) >= self.max_total
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nobody has seen anything of it: no id emitted, here or elsewhere, and nothing computed yet."""
+        return not self.num_outputs and not self.num_preemptions
 
     @property
     def is_drawing(self) -> bool:

@@ -21,6 +21,7 @@ class ReplicaConfig:
         max_num_seqs: sequences in a batch; also the replica's soft capacity for the router.
         max_batched_tokens: tokens of one engine step.
         max_waiting: turns that may wait for the batch; more are refused.
+        max_wait_s: predicted wait for the batch beyond which turns are refused.
     """
 
     model_path: str
@@ -32,6 +33,7 @@ class ReplicaConfig:
     max_num_seqs: int = 64
     max_batched_tokens: int = 512
     max_waiting: int = 256
+    max_wait_s: float = 30.0
 
     @property
     def max_ongoing_requests(self) -> int:

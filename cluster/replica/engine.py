@@ -36,6 +36,7 @@ def build_engine(config: ReplicaConfig) -> EngineClient:
         max_num_seqs=config.max_num_seqs,
         max_batched_tokens=config.max_batched_tokens,
         max_waiting=config.max_waiting,
+        max_wait_s=config.max_wait_s,
     )
     return ThreadedEngine(lambda: _build_runner(config), engine_config)
 

@@ -61,6 +61,9 @@ def up(
     max_waiting: Annotated[
         int | None, _option("Turns that may wait for a replica's batch; default 256.", "max_waiting")
     ] = None,
+    max_wait_s: Annotated[
+        float | None, _option("Predicted wait for the batch from which turns are refused; default 30.", "max_wait_s")
+    ] = None,
     history_ttl_days: Annotated[
         float | None, _option("How long an idle conversation is kept; default 30.", "history_ttl_days")
     ] = None,
@@ -89,6 +92,7 @@ def up(
         max_num_seqs=max_num_seqs,
         max_batched_tokens=max_batched_tokens,
         max_waiting=max_waiting,
+        max_wait_s=max_wait_s,
         history_ttl_days=history_ttl_days,
         drain_grace_s=drain_grace_s,
         state_dir=state_dir,

@@ -21,11 +21,13 @@ VALID = EngineConfig(model_id="m", context_length=128, vocab_size=50)
         ("vocab_size", -1),
         ("max_num_seqs", 0),
         ("max_waiting", 0),
+        ("max_wait_s", 0.0),
+        ("max_wait_s", float("nan")),
         ("max_batched_tokens", 0),
         ("max_batched_tokens", 64),
     ],
 )
-def test_wrong_value_is_named(field: str, value: int) -> None:
+def test_wrong_value_is_named(field: str, value: float) -> None:
     """A size that cannot work raises an error that names the field."""
     with pytest.raises(ConfigurationError, match=field):
         replace(VALID, **{field: value})

@@ -6,6 +6,7 @@ That the machine would notice a mistake is itself tested, with block managers th
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -39,9 +40,14 @@ STEMS = [[1] * 24, list(range(24)), [1, 2] * 12]  # few, so that prefixes meet
 class EngineMachine(RuleBasedStateMachine):
     """An engine with a small pool, so that preemption and eviction are common."""
 
-    @initialize(pages=st.sampled_from([18, 24, 60]), budget=st.sampled_from([5, 12, 64]), queue=st.sampled_from([3, 9]))
-    def start(self, pages: int, budget: int, queue: int) -> None:
-        config = replace(CONFIG, context_length=64, max_batched_tokens=budget, max_waiting=queue)
+    @initialize(
+        pages=st.sampled_from([18, 24, 60]),
+        budget=st.sampled_from([5, 12, 64]),
+        queue=st.sampled_from([3, 9]),
+        wait_s=st.sampled_from([2.0, math.inf]),
+    )
+    def start(self, pages: int, budget: int, queue: int, wait_s: float) -> None:
+        config = replace(CONFIG, context_length=64, max_batched_tokens=budget, max_waiting=queue, max_wait_s=wait_s)
         self.driver = EngineDriver(config, num_pages=pages)
         self.num_submitted = 0
 
@@ -79,7 +85,11 @@ class EngineMachine(RuleBasedStateMachine):
         try:
             self.driver.submit(request)
         except OverloadedError:
-            assert len(self.driver.engine.scheduler.waiting) >= self.driver.engine.config.max_waiting
+            config, scheduler = self.driver.engine.config, self.driver.engine.scheduler
+            assert self.driver.live, "an empty engine refused"
+            if len(scheduler.waiting) < config.max_waiting:
+                assert config.max_wait_s < math.inf
+                assert not request.output_ids, "a turn that goes on was refused for its wait"
         except CallerError:
             needed = len(request.prompt_ids) + request.sampling.max_new_tokens
             assert needed > min(64, 4 * (self.driver.runner.num_pages - 1))
