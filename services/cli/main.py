@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cluster.errors import ClusterError
-from services.cli import chat, down, env, key, model, status, up
+from services.cli import change, chat, down, env, key, model, status, up
 
 app = typer.Typer(
     name="chatglm-cluster",
@@ -20,6 +20,8 @@ app.command("up")(up.up)
 app.command("down")(down.down)
 app.command("env")(env.env)
 app.command("status")(status.status)
+app.command("scale")(change.scale)
+app.command("restart")(change.restart)
 app.command("chat")(chat.chat)
 app.add_typer(key.app, name="key")
 app.add_typer(model.app, name="model")

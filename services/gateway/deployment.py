@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
 from services.gateway.status import assemble
 from services.operator_token import operator_token
+from services.serve_changes import apply
 from services.serve_status import ask_controller
 from services.serve_watch import ServeWatch
 from services.tenants.authenticator import Authenticator
@@ -86,6 +88,7 @@ class Gateway:
                 readiness=self._readiness,
                 metrics=self._metrics,
                 status=self._status,
+                change=partial(apply, self._app_name),
                 operator_token=operator_token(os.environ[SECRET_VARIABLE].encode()),
                 counters=self._counters,
                 lifespan=self._lifespan,

@@ -13,6 +13,7 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from cluster.errors import NotFoundError
+from services.changes import Change
 from services.conversations.store import ConversationStore
 from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
@@ -89,6 +90,7 @@ class GatewayDeps:
         readiness: asked by ``/readyz``.
         metrics: the cluster's snapshot, as (body, content type), for ``/metrics``.
         status: the cluster's status; raises RetryLaterError while nothing is known.
+        change: carries an operator's change out; raises RetryLaterError, or what the change raises.
         operator_token: what opens ``/status``, see ``services.operator_token``.
         lifespan: entered before the first request and left after the last.
     """
@@ -100,6 +102,7 @@ class GatewayDeps:
     readiness: Callable[[], Awaitable[Readiness]]
     metrics: Callable[[], Awaitable[tuple[bytes, str]]]
     status: Callable[[], Awaitable[ClusterStatus]]
+    change: Callable[[Change], Awaitable[None]]
     operator_token: str
     limits: GatewayLimits = GatewayLimits()
     counters: GatewayCounters = field(default_factory=GatewayCounters)

@@ -12,12 +12,13 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from services.gateway.schemas.changes import ScaleRequest
 from services.gateway.schemas.chat import ChatCompletionRequest
 from services.gateway.schemas.conversations import ConversationRequest
 from services.gateway.schemas.models import ErrorBody
 from services.gateway.schemas.responses import ResponseRequest
 
-_BODIES: tuple[type[BaseModel], ...] = (ChatCompletionRequest, ResponseRequest, ConversationRequest)
+_BODIES: tuple[type[BaseModel], ...] = (ChatCompletionRequest, ResponseRequest, ConversationRequest, ScaleRequest)
 _REF = "#/components/schemas/{model}"
 _EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 _REASONS = {

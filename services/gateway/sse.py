@@ -39,7 +39,9 @@ def frame(data: bytes, *, event: str = "", event_id: str = "") -> bytes:
 class EventWriter:
     """Writes a stream of frames as one response body.
 
-    The backlog of a client that reads slowly is bounded by its turn's length, and by the write timeout.
+    The backlog of a client that reads slowly is bounded by its turn's length, and by the write timeout. A token costs
+    two waits, so they share one timer that looks now and then whether the present one takes too long: a timeout of its
+    own for each would cost as much as the rest of this class.
     """
 
     def __init__(
@@ -49,8 +51,13 @@ class EventWriter:
         self._send = send
         self._keep_alive_s = keep_alive_s
         self._write_timeout_s = write_timeout_s
+        self._loop = asyncio.get_running_loop()
         self._backlog: list[bytes] = []
-        self._is_ready = asyncio.Event()
+        self._is_complete = False
+        self._news: asyncio.Future[None] | None = None  # while the writer has nothing to write
+        self._is_writing = False
+        self._since = self._loop.time()  # of the present wait
+        self._slow: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> None:
         """Write until the frames end, then end the body.
@@ -59,38 +66,63 @@ class EventWriter:
             SlowClientError: a write was blocked for longer than the timeout.
         """
         pump = asyncio.create_task(self._pump())
+        writer = asyncio.create_task(self._write_all(pump))
+        self._timer = self._loop.call_later(self._keep_alive_s, self._look)
         try:
-            while not pump.done() or self._backlog:
-                await self._write(await self._next())
-            pump.result()
-            await self._write(b"", more=False)
+            await asyncio.wait((writer, self._slow), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancelled(pump)
+            self._timer.cancel()
+            await cancelled(pump, writer)
+        if self._slow.done():
+            raise SlowClientError
+        writer.result()
 
     async def _pump(self) -> None:
         try:
             async for data in self._frames:
-                self._backlog.append(data)
-                self._is_ready.set()
+                self._add(data)
         finally:
-            asyncio.get_running_loop().call_soon(self._is_ready.set)  # once this task counts as done
+            self._is_complete = True
+            self._wake()
 
-    async def _next(self) -> bytes:
-        try:
-            async with asyncio.timeout(self._keep_alive_s):
-                await self._is_ready.wait()
-        except TimeoutError:
-            return KEEP_ALIVE
-        self._is_ready.clear()
+    def _add(self, data: bytes) -> None:
+        if data:
+            self._backlog.append(data)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def _write_all(self, pump: asyncio.Task[None]) -> None:
+        while self._backlog or not self._is_complete:
+            if self._backlog:
+                await self._write_backlog()
+            else:
+                self._news = self._loop.create_future()
+                await self._news
+        pump.result()
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _write_backlog(self) -> None:
         data = b"".join(self._backlog)
         self._backlog.clear()
-        return data
+        self._wait(is_writing=True)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._wait(is_writing=False)
 
-    async def _write(self, data: bytes, *, more: bool = True) -> None:
-        if more and not data:
-            return
-        try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            raise SlowClientError from None
+    def _wait(self, *, is_writing: bool) -> None:
+        self._is_writing = is_writing
+        self._since = self._loop.time()
+
+    def _look(self) -> None:
+        limit_s = self._write_timeout_s if self._is_writing else self._keep_alive_s
+        left_s = self._since + limit_s - self._loop.time()
+        if left_s <= 0:
+            if self._is_writing:
+                self._slow.set_result(None)
+                return
+            self._add(KEEP_ALIVE)
+            left_s = self._keep_alive_s
+        # A write may end, and silence begin, long before its own limit.
+        self._timer = self._loop.call_later(min(left_s, self._keep_alive_s), self._look)

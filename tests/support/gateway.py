@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from cluster.metrics.board import Snapshot
+from services.changes import Change
 from services.conversations.memory_store import MemoryConversationStore
 from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
 from services.gateway.schemas.status import ClusterStatus
@@ -39,6 +40,11 @@ async def no_metrics() -> tuple[bytes, str]:
     return b"# TYPE up gauge\nup 1\n", "text/plain; version=1.0.0; charset=utf-8"
 
 
+async def no_change(change: Change) -> None:
+    """A cluster that takes every change and stays as it is."""
+    change({"args": {}, "deployments": []})
+
+
 async def cluster_status() -> ClusterStatus:
     """A cluster with one replica that serves."""
     replicas = DeploymentFacts("HEALTHY", target=1, processes=(ServedProcess("r1", "RUNNING", "10.0.0.1", 7),))
@@ -55,6 +61,7 @@ def make_deps(**changes: Any) -> GatewayDeps:
         "readiness": ready,
         "metrics": no_metrics,
         "status": cluster_status,
+        "change": no_change,
         "operator_token": OPERATOR_TOKEN,
     }
     return GatewayDeps(**(fields | changes))

@@ -1,13 +1,18 @@
-"""What operators and probes ask. Nothing of any tenant is told; only ``/status`` needs a key, the operator's."""
+"""What operators and probes ask. Nothing of any tenant is told; ``/status`` and changes need the operator's key."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from functools import partial
+
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from services.changes import restarted, scaled
 from services.gateway.auth import require_operator
+from services.gateway.body import read_body
 from services.gateway.deps import Deps
-from services.gateway.openapi import answers
+from services.gateway.openapi import answers, body_of
+from services.gateway.schemas.changes import Accepted, ScaleRequest
 from services.gateway.schemas.models import Health
 from services.gateway.schemas.status import ClusterStatus
 
@@ -41,3 +46,23 @@ async def metrics(deps: Deps) -> Response:
 async def status(deps: Deps) -> ClusterStatus:
     """The whole cluster as its operator sees it; every gateway gives the same."""
     return await deps.status()
+
+
+@router.post(
+    "/scale",
+    dependencies=[Depends(require_operator)],
+    openapi_extra=body_of(ScaleRequest),
+    responses=answers(Accepted, 400, 401, 503),
+)
+async def scale(request: Request, deps: Deps) -> Accepted:
+    """Change the number of replicas or gateways; those that stay are left alone."""
+    body = await read_body(request, ScaleRequest)
+    await deps.change(partial(scaled, replicas=body.replicas, gateways=body.gateways))
+    return Accepted()
+
+
+@router.post("/restart", dependencies=[Depends(require_operator)], responses=answers(Accepted, 401, 503))
+async def restart(deps: Deps) -> Accepted:
+    """Replace every replica and gateway, a few at a time."""
+    await deps.change(restarted)
+    return Accepted()

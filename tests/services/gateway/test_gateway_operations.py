@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from cluster.errors import RetryLaterError
+from services.changes import Change
 from services.gateway.app import create_app
 from services.gateway.deps import Readiness
 from services.gateway.schemas.status import ClusterStatus
@@ -135,3 +136,31 @@ def _refs(node: Any) -> set[str]:
         own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
         return own.union(*(_refs(child) for child in node.values()))
     return set().union(*(_refs(child) for child in node)) if isinstance(node, list) else set()
+
+
+async def test_the_operator_changes_numbers_and_replaces_replicas() -> None:
+    """A scale changes only what it names; a restart counts a generation."""
+    config = {
+        "args": {},
+        "deployments": [{"name": "Replica", "num_replicas": 2}, {"name": "Gateway", "num_replicas": 1}],
+    }
+    seen: list[dict[str, Any]] = []
+
+    async def change(change: Change) -> None:
+        seen.append(change(config))
+
+    async with connected(create_app(make_deps(change=change)), OPERATOR_TOKEN) as operator:
+        assert (await operator.post("/scale", json={"replicas": 3})).json() == {"object": "accepted"}
+        assert (await operator.post("/restart")).is_success
+        refused = await operator.post("/scale", json={"replicas": 0})
+    assert refused.json()["error"]["param"] == "replicas"
+    assert [d["num_replicas"] for d in seen[0]["deployments"]] == [3, 1]
+    assert (seen[0]["args"], seen[1]["args"]) == ({}, {"generation": 1})
+
+
+async def test_nobody_else_changes_anything(app: FastAPI, key: str) -> None:
+    """Neither a stranger nor a tenant."""
+    for token in ("", key):
+        async with connected(app, token) as other:
+            replies = [await other.post(path, json={}) for path in ("/scale", "/restart")]
+        assert [reply.status_code for reply in replies] == [401, 401]

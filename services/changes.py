@@ -1,0 +1,45 @@
+"""What an operator may change about a running application, as changes of its Serve config.
+
+Serve compares configs: a new number starts or stops replicas and leaves the others alone; a new argument replaces every
+replica, a few at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+from cluster.errors import InvalidRequestError
+from services.args import GATEWAY, REPLICA
+
+Config = dict[str, Any]  # of one application, as Serve keeps it
+Change = Callable[[Config], Config]
+
+
+def scaled(config: Config, *, replicas: int | None = None, gateways: int | None = None) -> Config:
+    """With other numbers of replicas and gateways; None leaves a number.
+
+    Raises:
+        InvalidRequestError: the replicas scale by themselves.
+    """
+    config = deepcopy(config)
+    wanted = {REPLICA: replicas, GATEWAY: gateways}
+    for deployment in config["deployments"]:
+        number = wanted.get(deployment["name"])
+        if number is None:
+            continue
+        if deployment.get("autoscaling_config"):
+            raise InvalidRequestError(
+                "This cluster's replicas scale by themselves; start it without --max-replicas to set their number.",
+                param="replicas",
+            )
+        deployment["num_replicas"] = number
+    return config
+
+
+def restarted(config: Config) -> Config:
+    """With another generation, so that every replica and every gateway is replaced, a few at a time."""
+    config = deepcopy(config)
+    config["args"]["generation"] = config["args"].get("generation", 0) + 1
+    return config
