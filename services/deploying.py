@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import httpx
 from ray import serve
+from ray.serve._private.client import ServeControllerClient
 from ray.serve.context import _get_global_client  # the only way to a declarative deploy without the dashboard
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeApplicationSchema, ServeDeploySchema
+from ray.serve.schema import ApplicationStatus, ServeApplicationSchema, ServeDeploySchema
 
 from cluster.errors import ConfigurationError
-from services.serve_status import running_of
+from services.serve_facts import facts_of
 
 APP_NAME = "chatglm"
 START_TIMEOUT_S = 1800.0
@@ -41,7 +42,7 @@ def deploy(config: ServeDeploySchema, say: Say) -> None:
         raise ConfigurationError(f"Ray Serve listens on port {port} there already; say --port {port}.")
     config.applications = [ours, *_others(client.get_serve_details(), ours.name)]
     client.deploy_apps(config)
-    _wait_until_running(ours.name, say)
+    _wait_until_running(client, ours.name, say)
 
 
 def wait_until_answers(url: str) -> None:
@@ -67,29 +68,21 @@ def _others(details: dict[str, object], name: str) -> list[ServeApplicationSchem
     return [ServeApplicationSchema.model_validate(config) for config in configs if config]
 
 
-def _wait_until_running(name: str, say: Say) -> None:
+def _wait_until_running(client: ServeControllerClient, name: str, say: Say) -> None:
+    """Wait for all replicas and gateways; once some serve, those that fail to load are no longer waited for."""
     deadline = time.monotonic() + START_TIMEOUT_S
     said = ""
     while time.monotonic() < deadline:
-        status = serve.status().applications[name]
-        if status.status == ApplicationStatus.RUNNING:
+        facts = facts_of(client.get_serve_details(), name)
+        if facts.state == ApplicationStatus.RUNNING:
             return
-        if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-            raise ConfigurationError(f"The cluster did not start: {_reason(status)}")
-        if (progress := _progress(status)) != said:
+        if facts.state in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise ConfigurationError(f"The cluster did not start: {facts.trouble}")
+        if (progress := facts.progress) != said:
             said = progress
             say(progress)
+        if facts.serves_in_part:
+            say(f"going on without the rest, which is tried again by itself: {facts.trouble}")
+            return
         time.sleep(0.2)
     raise ConfigurationError("The cluster did not start in time; see the logs of Ray Serve.")
-
-
-def _progress(status: ApplicationStatusOverview) -> str:
-    states = {name: deployment.replica_states for name, deployment in status.deployments.items()}
-    parts = [f"{name.lower()}s ready: {running_of(s)} of {sum(s.values())}" for name, s in states.items() if s]
-    return "; ".join(parts)
-
-
-def _reason(status: ApplicationStatusOverview) -> str:
-    """The last line of what Serve says: the exception, without its traceback."""
-    messages = [deployment.message for deployment in status.deployments.values() if deployment.message]
-    return (messages or [status.message])[0].strip().splitlines()[-1]

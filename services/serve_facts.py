@@ -28,12 +28,16 @@ class ServedProcess:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentFacts:
-    """One deployment. ``state`` is Serve's: HEALTHY, UPDATING, UNHEALTHY, DEPLOY_FAILED or the like."""
+    """One deployment. ``state`` is Serve's: HEALTHY, UPDATING, UNHEALTHY, DEPLOY_FAILED or the like.
+
+    ``is_failing``: ``message`` is the reason why a process could not start.
+    """
 
     state: str = ""
     message: str = ""
     target: int = 0
     processes: tuple[ServedProcess, ...] = ()
+    is_failing: bool = False
 
     @property
     def running(self) -> int:
@@ -57,6 +61,23 @@ class ServeFacts:
     message: str = ""
     replicas: DeploymentFacts = DeploymentFacts()
     gateways: DeploymentFacts = DeploymentFacts()
+
+    @property
+    def trouble(self) -> str:
+        """What Serve says is wrong, in one sentence; "" when it says nothing."""
+        return self.replicas.message or self.gateways.message or self.message
+
+    @property
+    def serves_in_part(self) -> bool:
+        """Whether turns can be taken although a process fails to start."""
+        is_failing = self.replicas.is_failing or self.gateways.is_failing
+        return is_failing and self.replicas.running > 0 and self.gateways.running > 0
+
+    @property
+    def progress(self) -> str:
+        """How many serve of how many there shall be."""
+        parts = (("replicas", self.replicas), ("gateways", self.gateways))
+        return "; ".join(f"{name} ready: {part.running} of {part.target}" for name, part in parts if part.processes)
 
 
 def facts_of(details: Mapping[str, Any], app_name: str) -> ServeFacts:
@@ -87,6 +108,7 @@ def _deployment(details: Mapping[str, Any] | None) -> DeploymentFacts:
         message=sentence_of(details["message"]),
         target=int(details["target_num_replicas"]),
         processes=tuple(_process(replica) for replica in details["replicas"]),
+        is_failing="failed to start" in details["message"],
     )
 
 

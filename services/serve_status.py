@@ -13,11 +13,6 @@ from ray.serve.exceptions import RayServeException
 ANSWER_TIMEOUT_S = 2.0
 
 
-def running_of(states: Mapping[Any, int]) -> int:
-    """Replicas that take turns, among a deployment's replicas by state (Serve's own enumeration of strings)."""
-    return states.get("RUNNING", 0)
-
-
 async def ask_controller() -> Mapping[str, Any] | None:
     """Serve's instance details; None when the controller does not answer in time."""
     try:

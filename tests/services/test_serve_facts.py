@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.serve_facts import ServeFacts, facts_of, sentence_of
+from services.serve_facts import DeploymentFacts, ServedProcess, ServeFacts, facts_of, sentence_of
 
 FAILED = """A replica failed to start with exception. Retrying. Error:
 ray::ServeReplica:chatglm:Replica.initialize_and_get_metadata() (pid=1, ip=10.0.0.1)
@@ -34,7 +34,7 @@ def test_states_places_and_the_reason_are_read() -> None:
     (process,) = facts.replicas.processes
     assert (process.incarnation, process.state, process.node, process.pid) == ("abc", "STARTING", "", None)
     assert (facts.state, facts.replicas.state, facts.replicas.target) == ("UNHEALTHY", "UNHEALTHY", 2)
-    assert facts.replicas.message == "/model: no weights."
+    assert (facts.replicas.message, facts.replicas.is_failing) == ("/model: no weights.", True)
     assert facts.gateways.processes == ()
 
 
@@ -43,6 +43,19 @@ def test_running_replicas_are_counted() -> None:
     facts = facts_of(details(replica_id="abc", state="RUNNING", node_ip="10.0.0.1", pid=7), "chatglm")
     assert facts.replicas.running == 1
     assert facts_of(details(replica_id="abc", state="STOPPING"), "chatglm").replicas.running == 0
+
+
+def test_what_serves_in_part_is_told_from_what_is_slow() -> None:
+    """Only a failure to start is not waited for, and only when turns can be taken."""
+    serving = DeploymentFacts("HEALTHY", target=1, processes=(ServedProcess("g", "RUNNING"),))
+    replicas = (ServedProcess("a", "RUNNING"), ServedProcess("b", "STARTING"))
+    failing = DeploymentFacts("UPDATING", "no weights.", 2, replicas, is_failing=True)
+    slow = DeploymentFacts("UPDATING", "it takes long.", 2, replicas)
+    assert ServeFacts("DEPLOYING", "", failing, serving).serves_in_part
+    assert not ServeFacts("DEPLOYING", "", failing, DeploymentFacts()).serves_in_part
+    assert not ServeFacts("DEPLOYING", "", slow, serving).serves_in_part
+    assert ServeFacts("DEPLOYING", "", failing, serving).trouble == "no weights."
+    assert ServeFacts("DEPLOYING", "", slow, serving).progress == "replicas ready: 1 of 2; gateways ready: 1 of 1"
 
 
 def test_another_application_is_none_of_ours() -> None:
