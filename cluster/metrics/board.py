@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from cluster.metrics.families import Report, render
+from cluster.metrics.families import Report, gauge, render
 from cluster.metrics.loading import Loading, LoadingBook
 
 FORGET_AFTER_S = 5.0
@@ -38,8 +38,8 @@ class Board:
         self._reports[report.process] = (self._clock(), report)
 
     def text(self) -> bytes:
-        """Prometheus text of all processes that reported within the last five seconds."""
-        return render(self._latest())
+        """Prometheus text of all processes that reported within five seconds, and of ranks that cannot load."""
+        return render([*self._latest(), *self._load_failures()])
 
     def snapshot(self) -> bytes:
         """MessagePack of ``Snapshot``: the same reports as data, and who is loading."""
@@ -56,6 +56,12 @@ class Board:
     def end_loading(self, rank: int) -> None:
         """See ``LoadingBook.done``."""
         self._loading.done(rank)
+
+    def _load_failures(self) -> list[Report]:
+        """Nothing while all is well: the board is no process that anybody wants to see then."""
+        failures = {str(entry.rank): float(entry.failures) for entry in self._loading.entries() if entry.failures}
+        text = "Failed attempts in a row to load a replica, by rank; gone once it serves."
+        return [Report("board", [gauge("chatglm_load_failures", text, failures, label="rank")])] if failures else []
 
     def _latest(self) -> list[Report]:
         oldest = self._clock() - FORGET_AFTER_S

@@ -42,5 +42,7 @@ def test_the_snapshot_says_who_cannot_load() -> None:
     assert board.fail_loading(1, "abc", "no weights") == 1
     (entry,) = msgspec.msgpack.decode(board.snapshot(), type=Snapshot).loading
     assert (entry.rank, entry.incarnation, entry.failures, entry.reason) == (1, "abc", 1, "no weights")
+    assert b'chatglm_load_failures{process="board",rank="1"} 1.0' in board.text()
     board.end_loading(1)
+    assert b"chatglm_load_failures" not in board.text()
     assert msgspec.msgpack.decode(board.snapshot(), type=Snapshot).loading == []
