@@ -45,6 +45,11 @@ class DeploymentFacts:
         return sum(process.state == "RUNNING" for process in self.processes)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all that shall run do, and nothing else is starting or stopping."""
+        return self.running == len(self.processes) == self.target
+
+    @property
     def has_given_up(self) -> bool:
         """Whether Serve starts no more processes until the next deploy: a first start or a rolling update has failed.
 

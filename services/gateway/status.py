@@ -46,7 +46,7 @@ def assemble(facts: ServeFacts, snapshot: Snapshot | None, *, silent_s: float = 
         _replica(process, reports.get(REPLICA_PROCESS + process.incarnation), loading.get(process.incarnation))
         for process in facts.replicas.processes
     ]
-    failed = _cannot_load(board.loading, replicas, facts.replicas.target)
+    failed = [] if facts.replicas.is_complete else _cannot_load(board.loading, replicas)
     return ClusterStatus(
         state=facts.state,
         serving=facts.replicas.running,
@@ -96,13 +96,13 @@ def _load(report: Report) -> Load:
     )
 
 
-def _cannot_load(entries: Iterable[Loading], replicas: Iterable[ReplicaStatus], target: int) -> list[LoadFailureStatus]:
-    """Ranks with failures and no running replica; a rank at or above the target was given up by scaling down."""
+def _cannot_load(entries: Iterable[Loading], replicas: Iterable[ReplicaStatus]) -> list[LoadFailureStatus]:
+    """Ranks with failures and no running replica."""
     running = {replica.rank for replica in replicas if replica.state == "RUNNING"}
     return [
         LoadFailureStatus(rank=e.rank, node=e.reason_node, failures=e.failures, reason=e.reason)
         for e in entries
-        if e.failures and e.rank not in running and e.rank < target
+        if e.failures and e.rank not in running
     ]
 
 

@@ -93,10 +93,18 @@ def test_a_first_attempt_is_no_failure() -> None:
     assert (status.replicas[0].rank, status.replicas[0].reason) == (0, None)
 
 
-def test_ranks_that_serve_or_are_not_wanted_any_more_have_not_failed() -> None:
+def test_a_rank_that_serves_has_not_failed() -> None:
     """A line that the board has not dropped yet does not count."""
-    loading = (failed(0, "old", "no weights"), failed(2, "old", "no weights"))
-    status = assemble(facts(replicas=deployment(2, r1="RUNNING")), board(replica_report("r1", 0), loading=loading))
+    loading = (failed(0, "old", "no weights"), failed(1, "r9", "no weights"))
+    states = deployment(2, r1="RUNNING", r9="STARTING")
+    status = assemble(facts(replicas=states), board(replica_report("r1", 0), loading=loading))
+    assert [failure.rank for failure in status.cannot_load] == [1]
+
+
+def test_a_rank_that_was_given_up_has_not_failed() -> None:
+    """Scaled down to what serves, nothing is missing."""
+    loading = (failed(1, "old", "no weights"),)
+    status = assemble(facts(replicas=deployment(1, r1="RUNNING")), board(replica_report("r1", 0), loading=loading))
     assert status.cannot_load == []
 
 
