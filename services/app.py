@@ -19,6 +19,7 @@ from services.gateway.deployment import Gateway
 
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
+END_S = 30  # beyond the longest turn: its record is written, its last event read
 
 
 def build(arguments: dict[str, Any]) -> Application:
@@ -53,7 +54,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         ray_actor_options={"num_cpus": 0, "num_gpus": 1 if args.device == "cuda" else 0},
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
-        graceful_shutdown_timeout_s=args.longest_turn_s,
+        graceful_shutdown_timeout_s=args.longest_turn_s + END_S,
         graceful_shutdown_wait_loop_s=0.2,
     )(replica_class).bind(config)
     gateway = serve.deployment(
@@ -62,7 +63,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
-        graceful_shutdown_timeout_s=args.longest_turn_s,
+        graceful_shutdown_timeout_s=args.longest_turn_s + END_S,
         graceful_shutdown_wait_loop_s=0.2,
     )(serve.ingress()(Gateway))
     application: Application = gateway.bind(

@@ -21,7 +21,7 @@ DEFAULTS: Mapping[str, str] = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # half the cost of a call through the object store
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_TURN_S),  # a reload must not cut a running stream
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_TURN_S + 60),  # a reload must not cut a running stream
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "3600",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -46,7 +46,7 @@ def prepare(run: Run) -> None:
             "see `chatglm-cluster env --help`."
         )
     os.environ[MARK] = run.id
-    for name, value in (DEFAULTS if run.address else complete() | _of_one_machine(run)).items():
+    for name, value in (DEFAULTS if run.address else complete() | of_one_machine(Path(run.folder))).items():
         os.environ.setdefault(name, value)
 
 
@@ -64,12 +64,12 @@ def shared_variables() -> dict[str, str]:
     return {name: os.environ[name] for name in (*DEFAULTS, SECRET_VARIABLE) if name != "OMP_NUM_THREADS"}
 
 
-def _of_one_machine(run: Run) -> dict[str, str]:
-    """HAProxy's ports and files; the defaults collide between two clusters on one machine."""
-    folder = Path(run.folder)
+def of_one_machine(folder: Path) -> dict[str, str]:
+    """Ports of Serve's proxies, and HAProxy's files; the defaults collide between two clusters on one machine."""
     return {
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),  # shared, it would answer for the other cluster
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
