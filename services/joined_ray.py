@@ -6,17 +6,11 @@ The driver brings nothing but the application. What its processes need in their 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
-import os
 import secrets
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,21 +22,12 @@ from cluster.errors import ConfigurationError
 from services.args import AppArgs
 from services.deploying import APP_NAME, Say
 from services.interrupts import Interrupts
+from services.nodes import NodeReport, answers, digests, inspect_node, require
 from services.ray_environment import shared_variables
 from services.settings import ClusterSettings
 
-CONNECT_TIMEOUT_S = 5.0
 CHECK_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeReport:
-    """What a node says of itself."""
-
-    differing: tuple[str, ...]
-    """Variables that are not what the driver has."""
-    has_model: bool
 
 
 @contextmanager
@@ -50,18 +35,21 @@ def joined_ray(settings: ClusterSettings, args: AppArgs, say: Say, interrupts: I
     """Connect, check every node, and remove the application at the end.
 
     Raises:
-        ConfigurationError: there is no such cluster, this machine is not part of it, or a node lacks what it needs.
+        ConfigurationError: there is no such cluster, this machine is not part of it, it serves the application already,
+            or a node lacks what it needs.
     """
     try:
         with interrupts.held():
             connect(settings.address)
         _check_device(settings, args)
         check_nodes(args)
-        yield
-    finally:
-        if ray.is_initialized():
+        _check_is_free(settings.address)
+        try:
+            yield
+        finally:
             remove_application(say)
-            ray.shutdown()
+    finally:
+        ray.shutdown()
 
 
 def connect(address: str) -> None:
@@ -70,11 +58,8 @@ def connect(address: str) -> None:
     Raises:
         ConfigurationError: nobody answers there, or this machine is no node of it.
     """
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise ConfigurationError(f"--address {address} does not answer: {error.strerror or error}.") from error
+    if not answers(address):
+        raise ConfigurationError(f"--address {address}: no Ray cluster answers there.")
     logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, namespace=APP_NAME)
@@ -94,26 +79,14 @@ def check_nodes(args: AppArgs) -> None:
     salt = secrets.token_bytes(16)
     expected = digests(shared_variables(), salt)
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in _nodes() if node["Alive"]}
-    answers = {
+    reports = {
         ip: _report.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
             expected, salt, args.model_path
         )
         for node, ip in nodes.items()
     }
-    for ip, answer in answers.items():
-        _check(ip, _answer_of(ip, answer), args)
-
-
-def digests(variables: Mapping[str, str], salt: bytes) -> dict[str, bytes]:
-    """Keyed digests by name: values are compared without being sent."""
-    return {name: hmac.digest(salt, value.encode(), hashlib.sha256) for name, value in variables.items()}
-
-
-def inspect_node(expected: Mapping[str, bytes], salt: bytes, model_path: str) -> NodeReport:
-    """Compare this process's environment with what the driver has, and look for the model."""
-    here = digests({name: os.environ.get(name, "") for name in expected}, salt)
-    differing = [name for name, digest in expected.items() if not hmac.compare_digest(digest, here[name])]
-    return NodeReport(tuple(differing), Path(model_path, "config.json").is_file())
+    for ip, answer in reports.items():
+        require(ip, _answer_of(ip, answer), args.model_path)
 
 
 _report: Any = ray.remote(num_cpus=0)(inspect_node)
@@ -121,7 +94,7 @@ _report: Any = ray.remote(num_cpus=0)(inspect_node)
 
 def remove_application(say: Say) -> None:
     """Delete the application, and Serve too when nothing else runs on it; Ray stays."""
-    if _get_global_client(raise_if_no_controller_running=False) is None:
+    if not _has_serve():
         return
     serve.delete(APP_NAME, _blocking=False)
     deadline = time.monotonic() + STOP_TIMEOUT_S
@@ -154,6 +127,15 @@ def proxy_host() -> str:
     return here if here in hosts else hosts[0]
 
 
+def _has_serve() -> bool:
+    return _get_global_client(raise_if_no_controller_running=False) is not None
+
+
+def _check_is_free(address: str) -> None:
+    if _has_serve() and APP_NAME in serve.status().applications:
+        raise ConfigurationError(f"Ray at {address} serves {APP_NAME} already; `chatglm-cluster down` where it began.")
+
+
 def _nodes() -> list[dict[str, Any]]:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # Ray does not annotate it
     return nodes
@@ -167,16 +149,6 @@ def _answer_of(ip: str, answer: Any) -> NodeReport:
             f"Node {ip} does not run this version of chatglm-cluster: {str(error).splitlines()[-1]}"
         ) from error
     return report
-
-
-def _check(ip: str, report: NodeReport, args: AppArgs) -> None:
-    if report.differing:
-        raise ConfigurationError(
-            f"Node {ip} has another {', '.join(report.differing)} than this shell; on every machine, set the "
-            "environment that one `chatglm-cluster env` has printed, then run `ray start`."
-        )
-    if not report.has_model:
-        raise ConfigurationError(f"Node {ip} has no checkpoint at {args.model_path}; every node needs it there.")
 
 
 def _check_device(settings: ClusterSettings, args: AppArgs) -> None:

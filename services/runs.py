@@ -30,10 +30,10 @@ def new_run(state: StateFolder, address: str) -> Iterator[Run]:
         address: the Ray cluster to join; empty: one is started here.
 
     Raises:
-        ConfigurationError: an earlier run, killed, may still serve in another Ray cluster.
+        ConfigurationError: an earlier run, killed, may still serve in the Ray cluster it had joined.
     """
     left = state.read_run()
-    if left is not None and left.address not in ("", address):
+    if left is not None and left.address:
         raise ConfigurationError(
             f"The cluster of {state.path} was killed and may still serve on {left.address}; "
             "run `chatglm-cluster down` first."

@@ -6,6 +6,7 @@ import typer
 
 from services import ray_environment
 from services.cli.options import StateDir, state_folder
+from services.nodes import answers
 from services.runs import end_run
 from services.state import Run, StateFolder
 from services.takeover import take_over
@@ -34,16 +35,19 @@ def _remove(state: StateFolder, *, was_held: bool) -> str:
     if run is None:
         return f"Stopped the cluster on {state.path}." if was_held else f"Nothing runs on {state.path}."
     if run.address:
-        _leave(run)
+        told = _leave(run)
+        end_run(state)
+        return told
     ended = end_run(state)
-    if run.address:
-        return f"Removed the application from Ray at {run.address}, which runs on."
     return f"Ended what a killed cluster had left on {state.path}: {ended} processes. Its conversations are kept."
 
 
-def _leave(run: Run) -> None:
+def _leave(run: Run) -> str:
     """Remove the application that a killed ``up --address`` has left."""
+    if not answers(run.address):
+        return f"Ray at {run.address}, which the killed cluster had joined, does not answer; nothing is left here."
     ray_environment.prepare(run)
     from services.joined_ray import leave  # noqa: PLC0415 - Ray reads its environment at import
 
     leave(run.address, lambda text: typer.secho(text, dim=True, err=True))
+    return f"Removed the application from Ray at {run.address}, which runs on."

@@ -128,13 +128,14 @@ def test_a_driver_that_does_not_stop_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_cluster_killed_elsewhere_is_not_forgotten(tmp_path: Path) -> None:
-    """Its application still runs in the Ray cluster it had joined; the same cluster may be joined again."""
+    """Its application still runs in the Ray cluster it had joined, so that `down` has something to remove."""
     state = StateFolder(tmp_path)
     state.acquire()
     state.write_run(Run("abc", 1, 1, str(tmp_path / "none"), "10.0.0.1:6379"))
     with pytest.raises(ConfigurationError, match="chatglm-cluster down"), new_run(state, ""):
         pass
     assert state.read_run() is not None
+    assert end_run(state) == 0
     with new_run(state, "10.0.0.1:6379") as run:
         assert not Path(run.folder).exists()
     assert state.read_run() is None
