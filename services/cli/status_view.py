@@ -86,8 +86,6 @@ def _troubles(status: ClusterStatus) -> Iterator[str]:
     told = {failure.rank for failure in status.cannot_load}
     for failure in status.cannot_load:
         yield f"Rank {failure.rank} cannot load on {failure.node}, tried {_times(failure.failures)}: {failure.reason}"
-    if status.cannot_load:
-        yield "It is tried again by itself: mend the cause, and it will serve."
     for replica in status.replicas:
         if replica.reason and replica.rank not in told:
             yield f"Replica {replica.incarnation}: {replica.reason}"

@@ -28,7 +28,8 @@ GATEWAY_PROCESS = "gateway-"
 REJECTIONS = ("overloaded", "no_replica", "history_unavailable")  # codes of turns refused for now
 
 SILENT = "It has not reported for five seconds: it hangs, or is cut off."
-GIVEN_UP = "Serve no longer tries to start the {what}: mend the cause, then deploy again or restart the cluster."
+RETRYING = "What cannot load is tried again by itself: mend the cause, and it will serve."
+GIVEN_UP = "Serve has stopped trying to start the {what}: mend the cause, then run `chatglm-cluster restart`."
 
 
 def assemble(facts: ServeFacts, snapshot: Snapshot | None, *, silent_s: float = 0.0) -> ClusterStatus:
@@ -150,6 +151,8 @@ def _deployment_notes(what: str, deployment: DeploymentFacts, *, explained: bool
     """Serve's own word, unless the replicas have said it better; and what to do when it has given up."""
     if deployment.message and not explained:
         yield f"{what.capitalize()}: {deployment.message}"
+    if explained and not deployment.has_given_up:
+        yield RETRYING
     if deployment.has_given_up:
         yield GIVEN_UP.format(what=what)
 

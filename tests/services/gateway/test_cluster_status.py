@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.gateway.status import SILENT, assemble
+from services.gateway.status import GIVEN_UP, RETRYING, SILENT, assemble
 from services.serve_facts import ServeFacts
 from services.turns.metrics import TurnMetrics
 from tests.support.statuses import NODE, board, deployment, facts, failed, gateway_report, replica_report
@@ -74,7 +74,7 @@ def test_a_replica_that_cannot_load_is_shown_with_its_reason() -> None:
         (0, "RUNNING", None), (1, "STARTING", "/model: no weights."),
     ]  # fmt: skip
     assert status.serving == 1
-    assert status.notes == []  # Serve's message would say the same again
+    assert status.notes == [RETRYING]  # Serve's message would say the same again
 
 
 def test_the_reason_stays_between_two_attempts() -> None:
@@ -126,7 +126,7 @@ def test_when_serve_gives_up_the_operator_is_told_what_to_do() -> None:
     replicas = deployment(1, state="DEPLOY_FAILED", message="no weights.", r1="RUNNING")
     loading = (failed(0, "r9", "no weights."),)
     status = assemble(facts(replicas=replicas), board(loading=loading))
-    assert any("no longer tries to start the replicas" in note and "deploy again" in note for note in status.notes)
+    assert status.notes == [GIVEN_UP.format(what="replicas")]
 
 
 def test_while_serve_tries_nobody_is_told_to_deploy_again() -> None:
@@ -134,7 +134,7 @@ def test_while_serve_tries_nobody_is_told_to_deploy_again() -> None:
     for state in ("STARTING", "STOPPING"):
         replicas = deployment(1, state="DEPLOY_FAILED", message="no weights.", r9=state)
         status = assemble(facts(replicas=replicas), board(loading=(failed(0, "r9", "no weights."),)))
-        assert (status.serving, status.notes) == (0, [])
+        assert (status.serving, status.notes) == (0, [RETRYING])
 
 
 def test_what_is_not_known_is_said() -> None:
