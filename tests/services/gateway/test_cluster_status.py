@@ -123,7 +123,7 @@ def test_serve_speaks_where_the_replicas_cannot() -> None:
 
 def test_when_serve_gives_up_the_operator_is_told_what_to_do() -> None:
     """After a rolling update that failed Serve tries no more, whatever is mended."""
-    replicas = deployment(1, state="DEPLOY_FAILED", message="no weights.", r1="RUNNING")
+    replicas = deployment(2, state="DEPLOY_FAILED", message="no weights.", r1="RUNNING")
     loading = (failed(0, "r9", "no weights."),)
     status = assemble(facts(replicas=replicas), board(loading=loading))
     assert status.notes == [GIVEN_UP.format(what="replicas")]
