@@ -16,10 +16,10 @@ from cluster.replica.deployment import Replica
 from services.args import GATEWAY, REPLICA, AppArgs
 from services.gateway.config import GatewayConfig
 from services.gateway.deployment import Gateway
+from services.ray_environment import END_S
 
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
-END_S = 30  # beyond the longest turn: its record is written, its last event read
 
 
 def build(arguments: dict[str, Any]) -> Application:

@@ -14,6 +14,7 @@ from services.processes import MARK
 from services.state import Run
 
 LONGEST_TURN_S = 900
+END_S = 30  # beyond the longest turn: its record is written, its last event read
 
 DEFAULTS: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -21,7 +22,7 @@ DEFAULTS: Mapping[str, str] = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # half the cost of a call through the object store
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_TURN_S + 60),  # a reload must not cut a running stream
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_TURN_S + 2 * END_S),  # a reload must not cut a running stream
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "3600",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",

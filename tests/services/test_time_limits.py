@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from services.app import END_S
-from services.ray_environment import DEFAULTS, LONGEST_TURN_S
+from services.ray_environment import DEFAULTS, END_S, LONGEST_TURN_S
 from services.settings import ClusterSettings
 
 
