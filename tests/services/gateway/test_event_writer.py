@@ -119,6 +119,39 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
     assert is_closed.is_set()
 
 
+async def test_a_client_that_stops_reading_later_is_dropped_too() -> None:
+    """Each write has its own time, however long the ones before took together; so has the body's end."""
+    for last in (b"b", b""):
+        wire = Wire()
+
+        async def stops(wire: Wire = wire, last: bytes = last) -> AsyncGenerator[bytes, None]:
+            yield b"a"
+            await wire.wrote.wait()
+            wire.is_open.clear()
+            yield last
+
+        with pytest.raises(SlowClientError):
+            await writer(stops(), wire, write_timeout_s=0.01).run()
+        assert (wire.writes, wire.is_over) == ([b"a"], False)
+
+
+async def test_silence_after_an_event_is_broken_too() -> None:
+    """The timer is shared, and a short write limit does not end a long wait."""
+    wire, gate = Wire(), asyncio.Event()
+
+    async def pauses() -> AsyncGenerator[bytes, None]:
+        yield b"a"
+        await gate.wait()
+
+    run = asyncio.create_task(writer(pauses(), wire, keep_alive_s=0.01, write_timeout_s=0.001).run())
+    await wire.wrote.wait()
+    wire.wrote.clear()
+    await wire.wrote.wait()
+    gate.set()
+    await run
+    assert wire.writes[:2] == [b"a", KEEP_ALIVE]
+
+
 async def test_an_error_of_the_source_is_not_swallowed() -> None:
     """What the source raises comes out after what it gave was written."""
     wire = Wire()
