@@ -20,6 +20,7 @@ class EngineStats:
     waiting: int = 0  # level: sequences queued
     waiting_tokens: int = 0  # level: prompt tokens still to be computed, queued and running
     prefill_rate: float = 0.0  # level: prompt tokens computed per second while prompts queue; 0: not measured yet
+    computed_share: float = 1.0  # level: share of admitted sequences' tokens that the cache did not hold
     pages_total: int = 0  # level: pages that can hold tokens
     pages_active: int = 0  # level: pages some sequence holds
     pages_cached: int = 0  # level: pages kept for reuse, evictable

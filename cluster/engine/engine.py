@@ -106,6 +106,7 @@ class Engine:
             waiting=len(scheduler.waiting),
             waiting_tokens=scheduler.tokens_to_compute,
             prefill_rate=scheduler.admission.pace.prefill_rate or 0.0,
+            computed_share=scheduler.admission.pace.computed_share,
             pages_total=blocks.num_pages - 1,
             pages_active=blocks.num_active,
             pages_cached=blocks.num_cached,

@@ -15,6 +15,7 @@ from cluster.metrics.deployment import LoadingDesk, Reporter
 from cluster.protocol import GenerateRequest
 from cluster.replica.config import ReplicaConfig
 from cluster.replica.engine import build_engine
+from cluster.replica.load import figures
 from cluster.replica.loading import signed_in
 from cluster.replica.metrics import EngineFamilies
 from cluster.replica.outcome import encode_outcome
@@ -73,6 +74,10 @@ class Replica:
         """Facts the routers learn about once a second."""
         stats = self._engine.stats()
         return {**self._place(), "load": published_load(stats.running + stats.waiting, self._capacity)}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Figures for ``cluster.scaling``; asked for only where the number of replicas is not fixed."""
+        return figures(self._engine.stats(), capacity=self._capacity)
 
     def check_health(self) -> None:
         """Raises when the engine hangs in a step; Serve replaces the replica after three such answers in a row."""
