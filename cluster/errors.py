@@ -126,9 +126,17 @@ class RetryLaterError(ClusterError):
 
 
 class OverloadedError(RetryLaterError):
-    """The queue is full."""
+    """The queue is full, or the wait in it would be too long.
+
+    Attributes:
+        refused_by: incarnation that said so, where one did; another may have room.
+    """
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float, refused_by: str = "") -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.refused_by = refused_by
 
 
 class NoReplicaError(RetryLaterError):

@@ -56,6 +56,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     pin_key: str = ""  # hashed with the tenant by its maker; equal keys want the same replica
     hint: Hint | None = None
     avoid: tuple[str, ...] = ()  # incarnations not to use
+    busy: tuple[str, ...] = ()  # incarnations that have refused this turn for want of room
     deadline_s: float | None = None  # seconds from acceptance; None: none
     reply_to: tuple[str, int] = ("", 0)  # host and port of the owner's token channel; unused in one process
 

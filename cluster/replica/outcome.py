@@ -23,10 +23,11 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """Nothing was computed. ``values`` are the numbers the error speaks of."""
+    """Nothing was computed by ``incarnation``. ``values`` are the numbers the error speaks of."""
 
     code: str
     message: str
+    incarnation: str
     values: dict[str, float] = {}
 
 
@@ -46,8 +47,8 @@ def decode_outcome(data: bytes) -> Outcome:
     return _decoder.decode(data)
 
 
-def refusal(error: ClusterError) -> Refused:
-    """An error as it crosses the process border."""
+def refusal(error: ClusterError, incarnation: str) -> Refused:
+    """An error of a replica as it crosses the process border."""
     values: dict[str, float] = {}
     if isinstance(error, ContextLengthExceededError):
         values = {
@@ -57,7 +58,7 @@ def refusal(error: ClusterError) -> Refused:
         }
     elif isinstance(error, RetryLaterError):
         values = {"retry_after_s": error.retry_after_s}
-    return Refused(error.code, str(error), values)
+    return Refused(error.code, str(error), incarnation, values)
 
 
 def to_error(refused: Refused) -> ClusterError:
@@ -65,7 +66,8 @@ def to_error(refused: Refused) -> ClusterError:
     if refused.code == ContextLengthExceededError.code:
         return ContextLengthExceededError(**{name: int(value) for name, value in refused.values.items()})
     if refused.code == OverloadedError.code:
-        return OverloadedError(refused.message, retry_after_s=refused.values["retry_after_s"])
+        retry_after_s = refused.values["retry_after_s"]
+        return OverloadedError(refused.message, retry_after_s=retry_after_s, refused_by=refused.incarnation)
     for kind in (InvalidRequestError, ChannelError, ConfigurationError):
         if refused.code == kind.code:
             return kind(refused.message)

@@ -65,7 +65,7 @@ class ReplicaTurns:
             self._channels.accept(attempt)
             return Done(await end)
         except ClusterError as error:
-            return refusal(error)
+            return refusal(error, self._incarnation)
         except asyncio.CancelledError:
             self._abort(attempt)
             raise

@@ -6,6 +6,7 @@ replica, each in a rank of its own: without fallbacks, waiters for a full replic
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -16,7 +17,7 @@ _TOLD = 4  # of the order; a turn gives up before it needs more
 
 
 class ConversationRouter(RequestRouter):
-    """Routes by the ``route`` keyword argument of the call: ``{"pin_key", "hint", "avoid", "suspects"}``.
+    """Routes by the call's keyword argument ``route``: ``{"pin_key", "hint", "avoid", "suspects", "busy"}``.
 
     Before the call leaves, ``route["first"]`` and ``route["hint_alive"]`` are filled in, from which the replica says
     why it was chosen, and ``route["order"]``, from which the caller knows whom it waits for.
@@ -47,7 +48,7 @@ class ConversationRouter(RequestRouter):
             pending_request.routing_context.should_backoff = True
             route = pending_request.kwargs.get("route") or {}
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        candidates = self._candidates(candidate_replicas)
+        candidates = self._candidates(candidate_replicas, route.get("busy", ()))
         wish = Wish(
             route.get("pin_key", ""),
             route.get("hint", ""),
@@ -60,7 +61,7 @@ class ConversationRouter(RequestRouter):
         route["order"] = ordered[:_TOLD]
         return [[replicas[incarnation]] for incarnation in ordered]
 
-    def _candidates(self, replicas: list[RunningReplica]) -> list[Candidate]:
+    def _candidates(self, replicas: list[RunningReplica], busy: Collection[str]) -> list[Candidate]:
         facts = {replica.replica_id.unique_id: _facts(replica) for replica in replicas}
         size = max((int(fact.get("size") or 0) for fact in facts.values()), default=0)
         ranks = folded({name: int(fact.get("rank", 0)) for name, fact in facts.items()}, size)
@@ -69,7 +70,7 @@ class ConversationRouter(RequestRouter):
                 incarnation=replica.replica_id.unique_id,
                 rank=ranks[replica.replica_id.unique_id],
                 load=max(self._queue_length(replica.replica_id), int(replica.routing_stats.get("load", 0))),
-                capacity=min(self.soft_capacity, replica.max_ongoing_requests),
+                capacity=0 if replica.replica_id.unique_id in busy else self.soft_capacity,
             )
             for replica in replicas
         ]

@@ -120,6 +120,7 @@ class RayBackend:
             "pin_key": request.pin_key,
             "hint": request.hint.incarnation if request.hint else "",
             "avoid": list(request.avoid),
+            "busy": list(request.busy),
             "suspects": self._avoidance.suspects(),
         }
 

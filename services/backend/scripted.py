@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -58,6 +58,7 @@ class ScriptedBackend:
         answer: the ids of the whole answer, or a function of the request. No stop ids.
         frame: ids per ``Tokens``.
         incarnations: replicas by rank. An attempt goes to its hint's incarnation, else to the first one not avoided.
+        full: replicas without room, and how long that lasts in seconds.
         faults: taken one per attempt; none left means no fault.
         gate: while it is unset, an attempt that has been served waits before its next ids.
         requests: every request that came, in order.
@@ -67,6 +68,7 @@ class ScriptedBackend:
     answer: Answer | Sequence[int]
     frame: int = 1
     incarnations: Sequence[str] = ("replica-a", "replica-b")
+    full: Mapping[str, float] = field(default_factory=dict)
     faults: Iterable[Fault] = ()
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[GenerateRequest] = field(default_factory=list)
@@ -100,7 +102,9 @@ class ScriptedBackend:
         if not free:
             raise NoReplicaError("Every replica is to be avoided.", retry_after_s=1.0)
         hint = request.hint.incarnation if request.hint else ""
-        name = hint if hint in free else free[0]
+        name = min(free, key=lambda one: (one in request.busy, one != hint))
+        if name in self.full:
+            raise OverloadedError("The engine's queue is full.", retry_after_s=self.full[name], refused_by=name)
         why = "moved" if request.avoid else "pinned" if name == hint else "placed"
         return Served(rank=list(self.incarnations).index(name), incarnation=name, why=why)
 

@@ -21,6 +21,7 @@ from cluster.errors import (
     DeadlineExceededError,
     GenerationFailedError,
     NoReplicaError,
+    OverloadedError,
     RetryLaterError,
     TurnError,
 )
@@ -66,6 +67,7 @@ class Attempts:
         self._clock = clock
         self._deadline = clock() + settings.deadline_s
         self._avoid = request.avoid
+        self._busy: dict[str, OverloadedError] = {}  # what each replica without room has said
 
     async def stream(self) -> AsyncGenerator[Event, None]:
         """Yield a ``Served`` per attempt that was accepted, ``Tokens`` without gaps, one ``Finish`` (STOP or LENGTH).
@@ -107,6 +109,7 @@ class Attempts:
             attempt=secrets.randbits(_ATTEMPT_BITS),
             output_ids=list(self.ids),
             avoid=self._avoid,
+            busy=tuple(self._busy),
             hint=self._request.hint if not self.moves else None,
             deadline_s=self._left_s(),
         )
@@ -140,17 +143,28 @@ class Attempts:
     async def _move(self, lost: ChannelError | RetryLaterError) -> None:
         """Prepare the next attempt, or raise what there is to say when there is none."""
         if isinstance(lost, RetryLaterError) and self.served is None:
-            raise lost
-        if isinstance(lost, NoReplicaError) and self._avoid != self._request.avoid:
+            self._ask_another(lost)
+        elif isinstance(lost, NoReplicaError) and self._avoid != self._request.avoid:
             self._avoid = self._request.avoid  # nobody else is left, but one that was lost may be back
-            return
-        if self.moves >= self._settings.max_moves:
+        elif self.moves >= self._settings.max_moves:
             raise self._given_up() from lost
+        else:
+            await self._go_elsewhere(lost)
+
+    async def _go_elsewhere(self, lost: ChannelError | RetryLaterError) -> None:
         self.moves += 1
         _log.info("turn.moved", request_id=self._request.request_id, moves=self.moves, error=lost.code)
         self._avoid_lost(lost)
         if isinstance(lost, RetryLaterError):
             await asyncio.sleep(min(lost.retry_after_s, self._settings.max_retry_s))
+
+    def _ask_another(self, refused: RetryLaterError) -> None:
+        """Let the next attempt go to a replica that has not refused yet, or raise the shortest wait of those asked."""
+        if not isinstance(refused, OverloadedError) or not refused.refused_by:
+            raise refused
+        if refused.refused_by in self._busy or len(self._busy) >= self._settings.max_moves:
+            raise min(self._busy.values(), key=lambda error: error.retry_after_s)
+        self._busy[refused.refused_by] = refused
 
     def _given_up(self) -> TurnError | NoReplicaError:
         if self.served is None:

@@ -13,14 +13,14 @@ from cluster.replica.outcome import Done, Refused, decode_outcome, encode_outcom
     "error",
     [
         ContextLengthExceededError(prompt_tokens=9, max_tokens=4, context_length=12),
-        OverloadedError("full", retry_after_s=1.5),
+        OverloadedError("full", retry_after_s=1.5, refused_by="r1"),
         InvalidRequestError("no such id"),
         ChannelError("channel_unreachable h:1"),
     ],
 )
 def test_a_refusal_is_the_same_error_on_the_other_side(error: ClusterError) -> None:
     """Type, message and values survive."""
-    refused = decode_outcome(encode_outcome(refusal(error)))
+    refused = decode_outcome(encode_outcome(refusal(error, "r1")))
     assert isinstance(refused, Refused)
     again = to_error(refused)
     assert type(again) is type(error)

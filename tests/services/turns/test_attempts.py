@@ -90,6 +90,24 @@ async def test_a_refusal_before_anything_was_served_is_the_callers(kind, error):
     assert len(backend.requests) == 1
 
 
+async def test_a_replica_without_room_is_passed_over():
+    """Another one may have room, whatever the routers knew."""
+    backend = ScriptedBackend(ANSWER, full={"replica-a": 9.0})
+    attempts = Attempts(backend, request(), SETTINGS)
+    assert ids_of(await events_of(attempts)) == ANSWER
+    assert [r.busy for r in backend.requests] == [(), ("replica-a",)]
+    assert attempts.moves == 0
+
+
+async def test_when_none_has_room_the_shortest_wait_is_told():
+    """Each is asked once."""
+    backend = ScriptedBackend(ANSWER, full={"replica-a": 9.0, "replica-b": 4.0})
+    with pytest.raises(OverloadedError) as caught:
+        await events_of(Attempts(backend, request(), SETTINGS))
+    assert caught.value.retry_after_s == 4.0
+    assert len(backend.requests) == 3
+
+
 @pytest.mark.parametrize("kind", [FaultKind.OVERLOADED, FaultKind.NO_REPLICA, FaultKind.UNREACHABLE])
 async def test_a_refusal_in_mid_answer_is_tried_again(kind):
     """An accepted turn waits for a place instead of failing."""
