@@ -134,6 +134,27 @@ async def test_a_cancelled_call_ends_the_attempt(pair: Pair) -> None:
     assert pair.engine.stats().steps <= 2
 
 
+async def test_a_long_step_is_no_silence(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the engine computes for many times the limit, the replica's beat goes on, and the turn with it."""
+    monkeypatch.setattr("cluster.channel.dialer.BEAT_INTERVAL_S", 0.02)
+    silent: list[str] = []
+    listener = ChannelListener(name="strict", secret=SECRET, on_silent=silent.append, silence_s=0.3)
+    request = make_request(1, PROMPT)
+    reply_to = ("127.0.0.1", await listener.start("127.0.0.1"))
+    mailbox = listener.open(1)
+    pair.gate.clear()
+    call = asyncio.create_task(
+        pair.turns.generate(msgspec.structs.replace(request, reply_to=reply_to), rank=1, why="pinned")
+    )
+    assert isinstance(await mailbox.get(), Served)
+    await asyncio.sleep(1.0)
+    pair.gate.set()
+    assert isinstance(await mailbox.get(), Tokens)
+    assert isinstance(await call, Done)
+    assert silent == []
+    await listener.stop()
+
+
 async def test_a_stalled_engine_sends_its_turns_elsewhere(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The owner hears of it at once, and new attempts are refused before anything is sent."""
     mailbox = pair.listener.open(1)

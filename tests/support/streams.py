@@ -1,0 +1,120 @@
+"""Many stored turns streamed at once, and what their clients saw: for tests that break things under load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+TIMEOUT_S = 120.0
+
+
+@dataclass(slots=True)
+class Watched:
+    """One streamed answer.
+
+    Attributes:
+        body: of the request.
+        rank, why: of the replica that served it first.
+        text: so far.
+        times: of each delta, monotonic seconds.
+        sequence: numbers of all events.
+        last: type of the last event; "" while it has none.
+        error: what the client raised, if it did.
+    """
+
+    body: dict[str, Any]
+    rank: str = ""
+    why: str = ""
+    text: str = ""
+    times: list[float] = field(default_factory=list)
+    sequence: list[int] = field(default_factory=list)
+    last: str = ""
+    response_id: str = ""
+    error: str = ""
+
+    def has_reached(self, deltas: int) -> bool:
+        """Whether it has had so many deltas, or has ended."""
+        return len(self.times) >= deltas or bool(self.last or self.error)
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest wait for a delta."""
+        return max((after - before for before, after in zip(self.times, self.times[1:], strict=False)), default=0.0)
+
+
+class Crowd:
+    """Streams many responses from one cluster."""
+
+    def __init__(self, url: str, key: str) -> None:
+        limits = httpx.Limits(max_connections=None)
+        headers = {"authorization": f"Bearer {key}"}
+        self.client = httpx.AsyncClient(base_url=f"{url}/v1", headers=headers, timeout=TIMEOUT_S, limits=limits)
+        self.streams: list[Watched] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+
+    def start(self, bodies: Sequence[dict[str, Any]]) -> list[asyncio.Task[None]]:
+        """Stream them all at once; their progress is in ``streams``."""
+        self.streams = [Watched(body) for body in bodies]
+        return [asyncio.create_task(self._watch(stream)) for stream in self.streams]
+
+    async def run(self, bodies: Sequence[dict[str, Any]]) -> list[Watched]:
+        """Stream them all at once, to their ends."""
+        await asyncio.gather(*self.start(bodies))
+        return self.streams
+
+    async def reach(self, deltas: int) -> None:
+        """Wait until every stream has had so many deltas, or has ended."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while not all(stream.has_reached(deltas) for stream in self.streams):  # noqa: ASYNC110 - reading stays cheap
+                await asyncio.sleep(0.005)
+
+    async def conversation(self) -> str:
+        """A new conversation's id."""
+        reply = await self.client.post("/conversations", json={})
+        return str(reply.raise_for_status().json()["id"])
+
+    async def items(self, conversation: str) -> list[tuple[str, str]]:
+        """Role and text of a conversation's items, in order."""
+        reply = await self.client.get(f"/conversations/{conversation}/items", params={"order": "asc"})
+        items = reply.raise_for_status().json()["data"]
+        return [(item["role"], "".join(part["text"] for part in item["content"])) for item in items]
+
+    async def _watch(self, stream: Watched) -> None:
+        try:
+            async with self.client.stream("POST", "/responses", json={**stream.body, "stream": True}) as reply:
+                if reply.is_error:
+                    await reply.aread()
+                    stream.error = f"{reply.status_code} {reply.text}"
+                    return
+                stream.rank, stream.why = reply.headers["x-replica-rank"], reply.headers["x-replica-why"]
+                async for event in _events(reply):
+                    _take(stream, event)
+        except httpx.HTTPError as error:
+            stream.error = repr(error)
+
+
+async def _events(reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    async for line in reply.aiter_lines():
+        if line.startswith("data: {"):
+            yield json.loads(line.removeprefix("data: "))
+
+
+def _take(stream: Watched, event: dict[str, Any]) -> None:
+    stream.sequence.append(event["sequence_number"])
+    if event["type"] == "response.output_text.delta":
+        stream.times.append(time.monotonic())
+        stream.text += event["delta"]
+    elif event["type"] in {"response.completed", "response.incomplete", "response.failed", "error"}:
+        stream.last = event["type"]
+        stream.response_id = event.get("response", {}).get("id", "")
