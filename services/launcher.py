@@ -20,6 +20,7 @@ from services.interrupts import Interrupts
 from services.joined_ray import joined_ray, proxy_host
 from services.operator_token import operator_token
 from services.own_ray import own_ray
+from services.scaling import replica_numbers
 from services.settings import ClusterSettings
 from services.state import Endpoint, Run, StateFolder
 from services.tenants.keys import split_key
@@ -126,7 +127,7 @@ def serve_config(settings: ClusterSettings, args: AppArgs) -> ServeDeploySchema:
                     "import_path": "services.app:build",
                     "args": args.model_dump(),
                     "deployments": [
-                        {"name": REPLICA, "num_replicas": settings.replicas},
+                        {"name": REPLICA, **replica_numbers(settings)},
                         {"name": GATEWAY, "num_replicas": settings.gateways},
                     ],
                 }

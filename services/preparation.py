@@ -50,7 +50,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         redis_url=settings.redis_url or "",
         device=device,
         dtype=dtype,
-        threads=settings.threads or default_threads(os.cpu_count() or 1, settings.replicas),
+        threads=settings.threads or default_threads(os.cpu_count() or 1, settings.most_replicas),
         kv_cache_bytes=kv_cache_bytes,
         max_num_seqs=settings.max_num_seqs,
         max_batched_tokens=settings.max_batched_tokens,

@@ -29,6 +29,11 @@ class ClusterSettings(BaseSettings):
         None, description="what clients ask for; none: chatglm3-demo for the demo model, else chatglm3"
     )
     replicas: Annotated[int, Field(ge=1, le=1024)] = 2
+    max_replicas: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="with it the number of replicas follows the load, from replicas up to this"
+    )
+    scale_up_delay_s: Annotated[float, Field(ge=0)] = 10
+    scale_down_delay_s: Annotated[float, Field(ge=0)] = 600
     gateways: Annotated[int, Field(ge=1, le=1024)] = 1
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     redis_url: str | None = None
@@ -56,6 +61,18 @@ class ClusterSettings(BaseSettings):
         if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return value
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _at_least_the_least(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value < (least := info.data.get("replicas", 1)):
+            raise ValueError(f"must be at least --replicas ({least})")
+        return value
+
+    @property
+    def most_replicas(self) -> int:
+        """The largest number of replicas that there may be."""
+        return self.max_replicas or self.replicas
 
     @field_validator("address")
     @classmethod

@@ -34,6 +34,15 @@ def up(
         str | None, _option("Name clients ask for; default chatglm3, or chatglm3-demo.", "model_name")
     ] = None,
     replicas: Annotated[int | None, _option("Model replicas; default 2.", "replicas")] = None,
+    max_replicas: Annotated[
+        int | None, _option("Replicas follow the load, from --replicas up to this; default: fixed.", "max_replicas")
+    ] = None,
+    scale_up_delay_s: Annotated[
+        float | None, _option("How long load must ask for more replicas; default 10.", "scale_up_delay_s")
+    ] = None,
+    scale_down_delay_s: Annotated[
+        float | None, _option("How long load must ask for fewer replicas; default 600.", "scale_down_delay_s")
+    ] = None,
     gateways: Annotated[int | None, _option("HTTP gateways; default 1.", "gateways")] = None,
     port: Annotated[int | None, _option("HTTP port; default 8000.", "port")] = None,
     redis_url: Annotated[
@@ -81,6 +90,9 @@ def up(
         model=model,
         model_name=model_name,
         replicas=replicas,
+        max_replicas=max_replicas,
+        scale_up_delay_s=scale_up_delay_s,
+        scale_down_delay_s=scale_down_delay_s,
         gateways=gateways,
         port=port,
         redis_url=redis_url,

@@ -28,6 +28,8 @@ def test_a_joined_cluster_needs_a_store_that_all_its_machines_reach() -> None:
     ("name", "value", "words"),
     [
         ("replicas", 0, "greater than or equal to 1"),
+        ("max_replicas", 1, "must be at least --replicas (2)"),
+        ("scale_up_delay_s", -1, "greater than or equal to 0"),
         ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
         ("dtype", "int3", "'float32'"),
         ("port", 70000, "less than or equal to 65535"),
