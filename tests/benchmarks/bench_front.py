@@ -3,7 +3,8 @@
 Run: ``python -m tests.benchmarks.bench_front [--plot docs/benchmarks/front.svg]``. A paced engine offers one id a row
 and step, 50 steps a second. Ours is the whole cluster as ``up`` starts it (HAProxy, gateway, router, channel), with that
 engine in place of the model; bare is uvicorn that emits the same bytes from the same engine in its own process. Both
-run all the time and are loaded in turn by the same client; the tables show medians over the rounds.
+run all the time and are loaded in turn by the same client; the tables show medians over the rounds. Exit status 1: a
+promise below is not kept.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SETTLE_S = 1.0
+MIN_SHARE_OF_BARE = 0.75  # of the tokens per second that bare delivers
+MAX_ADDED_TTFT_S = 0.005  # median, at few streams
 EXTRA_EVENTS = 3  # the role before the tokens, the finish and [DONE] behind them
 PARTS = {"Gateway": "gateway", "Replica": "replica", "haproxy": "HAProxy", "valkey": "Valkey"}
 
@@ -99,8 +102,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Measure and print Markdown."""
+def main() -> int:
+    """Measure, print Markdown, and judge."""
     options = parse()
     os.environ["PYTHONPATH"] = str(ROOT)  # Ray's workers import what is deployed
     with tempfile.TemporaryDirectory() as folder, servers(Path(folder), options) as (ours, bare):
@@ -109,6 +112,9 @@ def main() -> None:
     print(few_table(runs["few"]))  # noqa: T201 -- as above
     if options.plot:
         draw(options.plot, runs)
+    ours, bare = (_median(run.rate for run in runs["many"][name]) for name in ("ours", "bare"))
+    added_s = _median(_at(run.ttft_s, 0.5) for run in runs["few"]["ours"])
+    return int(ours < MIN_SHARE_OF_BARE * bare or added_s > MAX_ADDED_TTFT_S)
 
 
 # -- the servers -------------------------------------------------------------------------------------------------------
@@ -312,4 +318,4 @@ def _draw_shares(axes: object, ordered: list[float], name: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
