@@ -71,16 +71,18 @@ class Engine:
 
     def step(self) -> list[StepOutput]:
         """Schedule, run, take the result. Returns all events since the last step, at most one token per attempt."""
-        self.watch.begin()
-        batch = self.scheduler.schedule(self._clock())
+        now = self._clock()
+        self.watch.begin(now)
+        batch = self.scheduler.schedule(now)
         if batch is not None:
             self.watch.expect(len(batch.plan.token_ids))
             result = self._run(batch)
+            now = self._clock()
             if result is None:
-                self.scheduler.fail(batch, STEP_FAILED, self._clock())
+                self.scheduler.fail(batch, STEP_FAILED, now)
             else:
-                self.scheduler.update(batch, result, self._clock())
-        self.watch.end(is_measure=not self.failures_in_a_row)
+                self.scheduler.update(batch, result, now)
+        self.watch.end(now, is_measure=not self.failures_in_a_row)
         return self.scheduler.take_outputs()
 
     def abandon(self, error: str) -> list[StepOutput]:

@@ -84,6 +84,11 @@ class Scheduler:
         return bool(self._sequences or self._outputs)
 
     @property
+    def _is_warm(self) -> bool:
+        """Whether the first step, which warms up what is loaded at first use and measures nothing, is over."""
+        return self.counters.steps > 0
+
+    @property
     def tokens_to_compute(self) -> int:
         """Tokens that sequences still need before their next draw, queued and running. O(sequences)."""
         return sum([len(seq.token_ids) - seq.num_computed for seq in self._sequences.values()])
@@ -136,7 +141,8 @@ class Scheduler:
         self._schedule_prefills(step)
         self._admit(step)
         self._began_at = now
-        self.admission.pace.observe(now, running=len(self.running), pages=self.blocks.num_active)
+        if self._is_warm:
+            self.admission.pace.observe(now, running=len(self.running), pages=self.blocks.num_active)
         decodes = [seq for seq in step.decodes if seq.num_scheduled]  # a preempted one has none
         prefills = [seq for seq in step.prefills if seq.num_scheduled]
         if not decodes and not prefills:
@@ -152,7 +158,7 @@ class Scheduler:
                 self._advance(seq)
         for seq, token_id in zip(batch.drawing, result.token_ids.tolist(), strict=True):
             self._take_draw(seq, token_id, is_finite=seq not in failed)
-        if len(batch.drawing) < len(batch.rows):  # a prompt is not complete, so the step was full
+        if len(batch.drawing) < len(batch.rows) and self._is_warm:  # a prompt is not complete, so the step was full
             num_tokens = len(batch.plan.token_ids) - batch.plan.num_decodes
             self.admission.pace.prefill(tokens=num_tokens, seconds=now - self._began_at)
         self._end_step(now)

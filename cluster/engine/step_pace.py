@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 FADE = 0.98  # of the slowest step of a size, with each later step of that size
 MIN_LIMIT_S = 3.0
-UNMEASURED_LIMIT_S = 60.0  # the first step warms up whatever is loaded or compiled at first use
+UNMEASURED_LIMIT_S = 60.0
 SLACK = 10.0  # contexts differ, and other processes come and go
 
 
@@ -44,8 +44,7 @@ def _largest(bit_length: int) -> int:
     return (1 << bit_length) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(NamedTuple):  # made twice per step, so not a dataclass: a third of the time
     began_at: float
     limit_s: float = UNMEASURED_LIMIT_S
     tokens: int = 0  # 0: nothing to be learnt from it
@@ -55,13 +54,15 @@ class StepWatch:
     """The step under way. Written by the engine's thread, read from any: what a reader needs is replaced as one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` is the engine's."""
         self._clock = clock
         self._pace = StepPace()
+        self._is_warm = False
         self._step: _Step | None = None
 
-    def begin(self) -> None:
-        """A step begins, its size not known yet."""
-        self._step = _Step(self._clock())
+    def begin(self, now: float) -> None:
+        """A step begins at ``now``, its size not known yet."""
+        self._step = _Step(now)
 
     def expect(self, tokens: int) -> None:
         """The step that began computes ``tokens``."""
@@ -70,14 +71,17 @@ class StepWatch:
         limit_s = UNMEASURED_LIMIT_S if predicted is None else max(MIN_LIMIT_S, SLACK * predicted)
         self._step = _Step(self._step.began_at, limit_s, tokens)
 
-    def end(self, *, is_measure: bool = True) -> None:
-        """The step ended; ``is_measure`` is False when it failed.
+    def end(self, now: float, *, is_measure: bool = True) -> None:
+        """The step ended at ``now``; ``is_measure`` is False when it failed.
 
-        Time over the limit is not learnt from: a process that was stopped for a minute is not slower afterwards.
+        Time over the limit is not learnt from: a process that was stopped for a minute is not slower afterwards. Nor
+        is the first step, which warms up whatever is loaded or compiled at first use.
         """
         step, self._step = self._step, None
         if step is not None and step.tokens and is_measure:
-            self._pace.observe(step.tokens, min(self._clock() - step.began_at, step.limit_s))
+            if self._is_warm:
+                self._pace.observe(step.tokens, min(now - step.began_at, step.limit_s))
+            self._is_warm = True
 
     def running_for_s(self) -> float:
         """Seconds since the step under way began; 0 between steps."""

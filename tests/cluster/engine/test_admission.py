@@ -80,6 +80,16 @@ def test_long_prefill_in_the_batch_is_counted() -> None:
     assert waits[1].actual_s > 5.0
 
 
+def test_first_step_is_no_measure() -> None:
+    """A step of a minute that loads what is needed at first use makes no later wait look long."""
+    simulation = QueueSimulation()
+    simulation.runner.late = (0.0, 60.0)
+    waits = simulation.run(poisson(random.Random(7), seconds=120.0, **LONG_PROMPTS))
+    ratios = judged(waits, from_s=70.0)
+    assert len(ratios) > 30
+    assert share_within_two(ratios) > 0.97
+
+
 def test_nobody_is_refused_before_a_measurement() -> None:
     """A first burst of any size is taken: nothing is known of its pace."""
     waits = QueueSimulation(max_wait_s=0.001).run([Arrival(0.0, [i] * 50, 100) for i in range(200)])

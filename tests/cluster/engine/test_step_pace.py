@@ -70,18 +70,25 @@ def test_decodes_do_not_make_a_prefill_look_cheap() -> None:
 
 
 def run(watch: StepWatch, clock: FakeClock, tokens: int, seconds: float) -> None:
-    watch.begin()
+    watch.begin(clock.now)
     watch.expect(tokens)
     clock.now += seconds
-    watch.end()
+    watch.end(clock.now)
+
+
+def warm_watch(clock: FakeClock) -> StepWatch:
+    """A watch that has seen its first step, which took long and measured nothing."""
+    watch = StepWatch(clock)
+    run(watch, clock, 512, 50.0)
+    return watch
 
 
 def test_step_stalls_at_ten_times_its_prediction() -> None:
     """A step of a size that took one second has stalled after ten."""
     clock = FakeClock()
-    watch = StepWatch(clock)
+    watch = warm_watch(clock)
     run(watch, clock, 511, 1.0)
-    watch.begin()
+    watch.begin(clock.now)
     watch.expect(511)
     clock.now += 9.9
     assert not watch.is_stalled()
@@ -93,9 +100,9 @@ def test_step_stalls_at_ten_times_its_prediction() -> None:
 def test_short_steps_have_three_seconds() -> None:
     """However quick steps are, none has stalled before three seconds."""
     clock = FakeClock()
-    watch = StepWatch(clock)
+    watch = warm_watch(clock)
     run(watch, clock, 1, 0.001)
-    watch.begin()
+    watch.begin(clock.now)
     watch.expect(1)
     clock.now += 2.9
     assert not watch.is_stalled()
@@ -107,8 +114,8 @@ def test_short_steps_have_three_seconds() -> None:
 def test_first_step_has_a_minute(tokens: int) -> None:
     """Without a measurement, and while a step is still being decided, the limit is a minute."""
     clock = FakeClock()
-    watch = StepWatch(clock)
-    watch.begin()
+    watch = warm_watch(clock)
+    watch.begin(clock.now)
     if tokens:
         watch.expect(tokens)
     clock.now += 59.0
@@ -120,9 +127,9 @@ def test_first_step_has_a_minute(tokens: int) -> None:
 def test_long_prefill_after_short_ones_is_no_stall() -> None:
     """Five seconds for a chunk are fine where a tenth of it took half a second."""
     clock = FakeClock()
-    watch = StepWatch(clock)
+    watch = warm_watch(clock)
     run(watch, clock, 400, 0.5)
-    watch.begin()
+    watch.begin(clock.now)
     watch.expect(4000)
     clock.now += 5.0
     assert not watch.is_stalled()
@@ -131,15 +138,15 @@ def test_long_prefill_after_short_ones_is_no_stall() -> None:
 def test_nothing_stalls_between_steps() -> None:
     """An hour without work is no stall and teaches nothing."""
     clock = FakeClock()
-    watch = StepWatch(clock)
+    watch = warm_watch(clock)
     run(watch, clock, 1, 0.1)
     clock.now += 3600.0
     assert not watch.is_stalled()
     assert watch.running_for_s() == 0.0
-    watch.begin()
-    watch.end()  # a step with nothing to compute
+    watch.begin(clock.now)
+    watch.end(clock.now)  # a step with nothing to compute
     run(watch, clock, 1, 0.1)
-    watch.begin()
+    watch.begin(clock.now)
     watch.expect(1)
     clock.now += 3.1
     assert watch.is_stalled()
@@ -148,11 +155,11 @@ def test_nothing_stalls_between_steps() -> None:
 def test_failed_step_teaches_nothing() -> None:
     """A step that raised is not a measurement."""
     clock = FakeClock()
-    watch = StepWatch(clock)
-    watch.begin()
+    watch = warm_watch(clock)
+    watch.begin(clock.now)
     watch.expect(1)
-    watch.end(is_measure=False)
-    watch.begin()
+    watch.end(clock.now, is_measure=False)
+    watch.begin(clock.now)
     watch.expect(1)
     clock.now += 30.0
     assert not watch.is_stalled()
@@ -161,16 +168,16 @@ def test_failed_step_teaches_nothing() -> None:
 def test_stopped_process_does_not_raise_the_limit_to_its_absence() -> None:
     """After a minute outside, a hanging step is still found in tens of seconds, and soon in three again."""
     clock = FakeClock()
-    watch = StepWatch(clock)
+    watch = warm_watch(clock)
     run(watch, clock, 1, 0.02)
     run(watch, clock, 1, 60.0)
-    watch.begin()
+    watch.begin(clock.now)
     watch.expect(1)
     clock.now += 30.1
     assert watch.is_stalled()
     for _ in range(300):
         run(watch, clock, 1, 0.02)
-    watch.begin()
+    watch.begin(clock.now)
     watch.expect(1)
     clock.now += 3.1
     assert watch.is_stalled()
