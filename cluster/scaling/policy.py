@@ -69,7 +69,7 @@ def wanted(loads: Sequence[Load], *, current: int, least: int, most: int) -> int
     if needed > current:
         return min(needed, 2 * current, most)
     enough = max(math.ceil(turns / (LOW_OCCUPANCY * capacity)), 1 + math.ceil(wait_s / LOW_WAIT_S))
-    return max(current - 1, least) if enough < current <= len(loads) else current
+    return max(current - 1, least) if enough < current else current
 
 
 class Scaler:

@@ -111,9 +111,14 @@ def test_unknown_rate_counts_no_prompts() -> None:
 
 
 def test_replicas_that_are_starting_are_waited_for() -> None:
-    """While one of two loads its model, prompts that queue at the first ask for no third, and none is stopped."""
+    """While one of two loads its model, prompts that queue at the first ask for no third."""
     assert wanted([load(8, waiting_tokens=20_000)], current=2, least=1, most=4) == 2
-    assert wanted([load(0)], current=2, least=1, most=4) == 2
+
+
+def test_replica_that_cannot_start_is_given_up_when_the_load_has_gone() -> None:
+    """A third that finds no GPU is not asked for any longer than the load asks."""
+    assert wanted([load(50)] * 2, current=3, least=1, most=4) == 3
+    assert wanted([load(20)] * 2, current=3, least=1, most=4) == 2
 
 
 def test_nothing_reported_changes_nothing() -> None:
