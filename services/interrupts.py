@@ -23,7 +23,8 @@ class Interrupts:
     def __init__(self, told: Callable[[], None]) -> None:
         self._told = told
         self._is_held = False
-        self._is_due = False
+        self._has_come = False
+        self._is_waiting = False
 
     def install(self) -> None:
         """Take the two signals. Main thread only, before it has started any other."""
@@ -44,16 +45,18 @@ class Interrupts:
             yield
         finally:
             self._is_held = False
-            if self._is_due:
+            if self._is_waiting:
+                self._is_waiting = False
                 raise KeyboardInterrupt
 
     def _interrupt(self, *_: object) -> None:
-        if self._is_due:
+        if self._has_come:
             return
-        self._is_due = True
+        self._has_come = True
         self._told()
         if not self._is_held:
             raise KeyboardInterrupt
+        self._is_waiting = True
 
 
 def _wait() -> None:

@@ -63,7 +63,7 @@ def connect(address: str) -> None:
     logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, namespace=APP_NAME)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigurationError(
             f"--address {address} cannot be joined: run `ray start` on this machine too, with the environment that "
             f"`chatglm-cluster env` prints ({str(error).splitlines()[0]})."

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from cluster.errors import ConfigurationError
@@ -20,14 +20,17 @@ from services.state import Run, StateFolder
 BASE = Path("/tmp")  # noqa: S108 - the folder in it is private; a longer path would not hold the sockets (107 bytes)
 SESSION_LOGS = Path("session_latest", "logs")
 
+Held = Callable[[], AbstractContextManager[None]]
+
 
 @contextmanager
-def new_run(state: StateFolder, address: str) -> Iterator[Run]:
+def new_run(state: StateFolder, address: str, held: Held = nullcontext) -> Iterator[Run]:
     """A run with a private folder for sockets and for Ray's session; nothing of it is left afterwards.
 
     Args:
         state: the folder, acquired. What an earlier run has left is removed first.
         address: the Ray cluster to join; empty: one is started here.
+        held: what runs in it is not interrupted.
 
     Raises:
         ConfigurationError: an earlier run, killed, may still serve in the Ray cluster it had joined.
@@ -43,7 +46,8 @@ def new_run(state: StateFolder, address: str) -> Iterator[Run]:
     try:
         yield run
     finally:
-        end_run(state)
+        with held():
+            end_run(state)
 
 
 def end_run(state: StateFolder) -> int:

@@ -114,7 +114,7 @@ def up(
     interrupts = Interrupts(lambda: typer.secho("\nstopping …", dim=True, err=True))
     interrupts.install()
     try:
-        with new_run(state, settings.address) as run:
+        with new_run(state, settings.address, interrupts.held) as run:
             _serve(settings, state, run, interrupts)
     except KeyboardInterrupt:
         typer.secho("stopped", dim=True, err=True)

@@ -32,6 +32,14 @@ HOLDING = """
         print("whole", flush=True)
     time.sleep(60)
 """
+AGAIN = """
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        with interrupts.held():
+            print("removed", flush=True)
+"""
 CHILD = """
     child = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(60)"]
     done = subprocess.Popen(child, preexec_fn=lambda: None)
@@ -67,6 +75,11 @@ def test_later_signals_do_not_cut_the_stopping_short() -> None:
 def test_a_held_part_is_finished_first(number: int) -> None:
     """The person is told at once, the part runs to its end, and then the interrupt comes."""
     assert run(HOLDING, number) == ["told", "whole", "stopping", "stopping", "stopping", "stopped"]
+
+
+def test_what_is_held_after_an_interrupt_is_not_interrupted_by_it_again() -> None:
+    """It has come once already."""
+    assert run(AGAIN, signal.SIGTERM) == ["told", "removed", "stopping", "stopping", "stopping", "stopped"]
 
 
 def test_programs_that_are_started_can_be_ended() -> None:

@@ -20,15 +20,16 @@ from tests.support.waiting import wait_until
 class ValkeyServer:
     """One server process. ``kill`` and ``start`` may alternate; the data is gone in between."""
 
-    def __init__(self, folder: Path, *, cluster: bool = False) -> None:
+    def __init__(self, folder: Path, *, cluster: bool = False, port: int = 0) -> None:
         self._folder = folder
+        self._port = port
         self._cluster = cluster
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"unix://{folder}/s"
 
     def start(self) -> None:
         """Start, and wait until commands are answered."""
-        options = ["--port", "0", "--unixsocket", f"{self._folder}/s", "--save", "", "--appendonly", "no"]
+        options = ["--port", str(self._port), "--unixsocket", f"{self._folder}/s", "--save", "", "--appendonly", "no"]
         options += ["--dir", str(self._folder), "--cluster-enabled", "yes" if self._cluster else "no"]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen([str(get_binary_path()), *options], stdout=log, stderr=log)
@@ -87,13 +88,15 @@ class ValkeyServer:
 
 
 @contextmanager
-def running_valkey(*, cluster: bool = False) -> Iterator[ValkeyServer]:
+def running_valkey(*, cluster: bool = False, port: int = 0) -> Iterator[ValkeyServer]:
     """A server for the time of a ``with``. With ``cluster`` it is a cluster of one node, which refuses what spans slots.
+
+    With a ``port`` it is reached by TCP too, from this machine.
 
     The folder is short, because a socket's path has at most 107 bytes.
     """
     folder = Path(tempfile.mkdtemp(prefix="vk"))
-    server = ValkeyServer(folder, cluster=cluster)
+    server = ValkeyServer(folder, cluster=cluster, port=port)
     try:
         server.start()
         yield server
