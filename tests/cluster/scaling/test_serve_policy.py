@@ -55,13 +55,28 @@ def test_policy_scales_a_busy_replica() -> None:
 
 
 def test_serve_finds_and_makes_the_policy() -> None:
-    """By its import path, serialized and back, without arguments."""
-    made = in_a_new_process(f"""
+    """By its import path, serialized and back, without arguments; Serve's own delay then holds its wish back."""
+    decisions = in_a_new_process(f"""
         from ray.serve._private.autoscaling_state import _resolve_policy_callable
-        from ray.serve.config import AutoscalingPolicy
-        print(type(_resolve_policy_callable(AutoscalingPolicy(policy_function="{NAME}"))).__name__)
+        from ray.serve._private.common import TimeStampedValue
+        from ray.serve.autoscaling_policy import _apply_autoscaling_config
+        from ray.serve.config import AutoscalingConfig, AutoscalingContext
+
+        figures = dict(running=64, waiting=10, waiting_tokens=0, capacity=64, prefill_rate=0)
+        for delay_s in (0, 600):
+            config = AutoscalingConfig(
+                min_replicas=1, max_replicas=4, upscale_delay_s=delay_s, policy=dict(policy_function="{NAME}")
+            )
+            context = AutoscalingContext(
+                deployment_id=None, deployment_name="", app_name="", current_num_replicas=1, target_num_replicas=1,
+                running_replicas=["a"], total_num_requests=0, total_queued_requests=0, aggregated_metrics=None,
+                raw_metrics=dict((name, dict(a=[TimeStampedValue(0, value)])) for name, value in figures.items()),
+                capacity_adjusted_min_replicas=1, capacity_adjusted_max_replicas=4, policy_state=dict(),
+                last_scale_up_time=None, last_scale_down_time=None, current_time=0, config=config,
+            )
+            print(_apply_autoscaling_config(_resolve_policy_callable(config.policy))(context)[0])
     """)
-    assert made == "ReplicaScaling"
+    assert decisions.split() == ["2", "1"]
 
 
 def test_controller_loads_nothing_for_it() -> None:
