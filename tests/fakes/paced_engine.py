@@ -90,8 +90,12 @@ class PacedEngine(EngineClient):
         """Rows only."""
         return EngineStats(running=len(self._rows))
 
+    def is_stalled(self) -> bool:
+        """Never."""
+        return False
+
     def stalled_for_s(self) -> float:
-        """It never stalls."""
+        """Its steps take no time."""
         return 0.0
 
     async def stop(self) -> None:
