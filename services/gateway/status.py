@@ -47,7 +47,8 @@ def assemble(facts: ServeFacts, snapshot: Snapshot | None, *, silent_s: float = 
         _replica(process, reports.get(REPLICA_PROCESS + process.incarnation), loading.get(process.incarnation))
         for process in facts.replicas.processes
     ]
-    failed = [] if facts.replicas.is_complete else _cannot_load(board.loading, replicas)
+    ranks = {replica.rank for replica in replicas if replica.rank is not None and replica.state == "RUNNING"}
+    failed = [] if facts.replicas.is_complete else _cannot_load(board.loading, facts.replicas, ranks)
     return ClusterStatus(
         state=facts.state,
         serving=facts.replicas.running,
@@ -97,13 +98,18 @@ def _load(report: Report) -> Load:
     )
 
 
-def _cannot_load(entries: Iterable[Loading], replicas: Iterable[ReplicaStatus]) -> list[LoadFailureStatus]:
-    """Ranks with failures and no running replica."""
-    running = {replica.rank for replica in replicas if replica.state == "RUNNING"}
+def _cannot_load(entries: Iterable[Loading], deployment: DeploymentFacts, ranks: set[int]) -> list[LoadFailureStatus]:
+    """Failed ranks that none of the running ``ranks`` is, no more than replicas are missing.
+
+    Serve may give an attempt another rank than the one before; then the line of the attempt that lives is the true one.
+    """
+    live = {process.incarnation for process in deployment.processes}
+    failed = [entry for entry in entries if entry.failures and entry.rank not in ranks]
+    missing = max(1, deployment.target - deployment.running)
+    shown = sorted(failed, key=lambda entry: entry.incarnation not in live)[:missing]
     return [
         LoadFailureStatus(rank=e.rank, node=e.reason_node, failures=e.failures, reason=e.reason)
-        for e in entries
-        if e.failures and e.rank not in running
+        for e in sorted(shown, key=lambda entry: entry.rank)
     ]
 
 

@@ -101,6 +101,14 @@ def test_a_rank_that_serves_has_not_failed() -> None:
     assert [failure.rank for failure in status.cannot_load] == [1]
 
 
+def test_an_attempt_under_another_rank_is_no_second_failure() -> None:
+    """One replica is missing, so one is told: that of the attempt that lives."""
+    loading = (failed(1, "old", "no weights"), failed(2, "r9", "no weights"))
+    states = deployment(2, r1="RUNNING", r9="STARTING")
+    status = assemble(facts(replicas=states), board(replica_report("r1", 0), loading=loading))
+    assert [failure.rank for failure in status.cannot_load] == [2]
+
+
 def test_a_rank_that_was_given_up_has_not_failed() -> None:
     """Scaled down to what serves, nothing is missing."""
     loading = (failed(1, "old", "no weights"),)
