@@ -91,7 +91,9 @@ def print_once(status: ClusterStatus, *, as_json: bool) -> None:
     if as_json:
         typer.echo(status.model_dump_json())
         return
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(view(status))
+    is_terminal = sys.stdout.isatty()
+    console = Console(width=None if is_terminal else PLAIN_WIDTH)
+    console.print(view(status), soft_wrap=not is_terminal)  # a sentence is one line for grep
 
 
 def watch_json(read: Read, sleep: Sleep = time.sleep) -> None:

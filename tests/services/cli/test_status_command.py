@@ -53,6 +53,16 @@ def test_the_table_tells_who_serves_and_why_the_others_do_not(width: int) -> Non
     assert "3 overloaded" in text
 
 
+def test_where_the_output_is_no_terminal_a_reason_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """However long; a script may search for it."""
+    reason = "/model: " + "no weights, " * 40
+    loading = (failed(1, "trying22", reason),)
+    print_once(assemble(facts(replicas=deployment(1, trying22="STARTING")), board(loading=loading)), as_json=False)
+    out = capsys.readouterr().out
+    assert f"Rank 1 cannot load on 10.0.0.1, tried once: {reason}\n" in out
+    assert any(line.split()[:3] == ["1", "trying22", "STARTING"] for line in out.splitlines())
+
+
 def test_json_is_the_whole_status_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """What a script reads is what the gateway said."""
     print_once(one_of_two(), as_json=True)
