@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from ray import serve
 
+from cluster import logs
 from cluster.channel.connection import SECRET_VARIABLE
 from cluster.engine.client import EngineClient
 from cluster.metrics.deployment import LoadingDesk, Reporter
@@ -30,6 +31,7 @@ class Replica:
         """Load the checkpoint; Serve counts the replica as ready when this returns."""
         context = serve.get_replica_context()
         self._incarnation = context.replica_id.unique_id
+        logs.configure(f"replica-{self._incarnation}")
         self._capacity = config.max_num_seqs
         secret = os.environ[SECRET_VARIABLE].encode()
         self._decoder = msgspec.msgpack.Decoder(GenerateRequest)

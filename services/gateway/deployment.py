@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from cluster import logs
 from cluster.channel.connection import SECRET_VARIABLE
 from cluster.errors import StoreUnavailableError
 from cluster.metrics.deployment import Reporter
@@ -50,6 +51,7 @@ class Gateway:
         context = serve.get_replica_context()
         self._app_name = context.app_name
         self._name = context.replica_id.unique_id
+        logs.configure(f"gateway-{self._name}")
         self._counters = GatewayCounters()
         self._reporter = Reporter(f"gateway-{self._name}", self._families)
         self._backend = RayBackend(
