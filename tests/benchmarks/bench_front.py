@@ -95,8 +95,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=500, help="of each of the many streams")
     parser.add_argument("--few", type=int, default=8, help="streams for the time to first token")
-    parser.add_argument("--few-requests", type=int, default=15, help="of each of the few streams")
-    parser.add_argument("--few-tokens", type=int, default=10)
+    parser.add_argument("--few-requests", type=int, default=8, help="of each of the few streams")
+    parser.add_argument("--few-tokens", type=int, default=40)
     parser.add_argument("--gateways", type=int, default=1)
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
@@ -132,10 +132,15 @@ def servers(folder: Path, options: argparse.Namespace) -> Iterator[tuple[Server,
         ours = Server("ours", cluster.port, cluster.key, folder / "ours.log", cluster.processes)
         shape = _shape(ours, options.tokens, folder)
         with _bare(folder, shape) as bare:
-            assert neutral(_shape(bare, options.tokens, folder)) == neutral(shape), "bare emits other bytes than ours"
+            _check_same(neutral(shape), neutral(_shape(bare, options.tokens, folder)))
             yield ours, bare
     finally:
         cluster.stop()
+
+
+def _check_same(ours: bytes, bare: bytes) -> None:
+    for mine, other in zip(ours.split(b"\n\n"), bare.split(b"\n\n"), strict=True):
+        assert mine == other, f"bare emits other bytes than ours: {other!r} in place of {mine!r}"
 
 
 def _shape(server: Server, tokens: int, folder: Path) -> bytes:
@@ -168,15 +173,15 @@ def measure(ours: Server, bare: Server, options: argparse.Namespace) -> dict[str
     """All rounds, by kind of load and server."""
     runs: dict[str, dict[str, list[Run]]] = {"many": {}, "few": {}}
     shapes = {
-        "few": (options.few, options.few_requests, options.few_tokens),
-        "many": (options.streams, 1, options.tokens),
+        "few": {"streams": options.few, "requests": options.few_requests, "tokens": options.few_tokens, "pause_s": 0.2},
+        "many": {"streams": options.streams, "requests": 1, "tokens": options.tokens},
     }
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
-            for kind, (streams, requests, tokens) in shapes.items():
+            for kind, shape in shapes.items():
                 for server in (ours, bare)[:: 1 if number % 2 else -1]:
                     time.sleep(SETTLE_S)
-                    load = Load(server.port, server.key, MODEL, streams=streams, requests=requests, tokens=tokens)
+                    load = Load(server.port, server.key, MODEL, **shape)
                     run = _run(server, load, Path(folder))
                     runs[kind].setdefault(server.name, []).append(run)
                     say = f"{kind}: {server.name}: {run.rate:.0f} tok/s, {run.cpu_us:.1f} µs a token"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import resource
 import sys
 import time
@@ -22,7 +23,11 @@ END = b"0\r\n\r\n"  # the last chunk of a response
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What to ask: each of ``streams`` connections sends ``requests`` requests, one after another."""
+    """What to ask: each of ``streams`` connections sends ``requests`` requests, one after another.
+
+    Before each it pauses for up to ``pause_s``, at random: answers that end with the same engine step would otherwise
+    have all connections ask again in the same moment.
+    """
 
     port: int
     key: str
@@ -30,6 +35,7 @@ class Load(msgspec.Struct, frozen=True):
     streams: int
     requests: int
     tokens: int
+    pause_s: float = 0.0
     keeps_bodies: bool = False
 
 
@@ -132,12 +138,16 @@ async def run(load: Load) -> Streams:
         _, reader = await loop.create_connection(lambda: Reader(load), "127.0.0.1", load.port)
         readers.append(reader)
     begun = _cpu_s()
-    answers = await asyncio.gather(*(_ask_all(reader, load.requests) for reader in readers))
+    answers = await asyncio.gather(*(_ask_all(reader, load) for reader in readers))
     return Streams([stream for answer in answers for stream in answer], _cpu_s() - begun)
 
 
-async def _ask_all(reader: Reader, requests: int) -> list[Stream]:
-    return [await reader.ask() for _ in range(requests)]
+async def _ask_all(reader: Reader, load: Load) -> list[Stream]:
+    streams = []
+    for _ in range(load.requests):
+        await asyncio.sleep(random.uniform(0, load.pause_s))
+        streams.append(await reader.ask())
+    return streams
 
 
 def _cpu_s() -> float:
