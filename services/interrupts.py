@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 WAKE = signal.SIGUSR1  # interrupts whatever the main thread waits for
@@ -28,6 +29,7 @@ class Interrupts:
 
     def install(self) -> None:
         """Take the two signals. Main thread only, before it has started any other."""
+        resource_tracker.ensure_running()  # it unblocks both signals in whoever starts it, be it later or now
         signal.signal(WAKE, self._interrupt)
         signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
         os.register_at_fork(after_in_child=_unblock)

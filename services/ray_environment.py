@@ -76,6 +76,7 @@ def of_one_machine(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),  # made by importing torch; nothing of ours is compiled by it
         "SPT_NOENV": "1",  # else Ray's workers write their titles over the mark
     }
 

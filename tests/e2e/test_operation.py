@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -152,31 +151,6 @@ def test_without_replicas_turns_wait_or_are_refused_and_work_again(tmp_path_fact
         assert set(refusals) <= {(503, True)}
     finally:
         cluster.stop()
-
-
-def test_a_killed_cluster_keeps_its_conversations(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """After kill -9 of every process, started again on the same folder, the conversation is complete and goes on."""
-    cluster = ClusterProcess(tmp_path_factory.mktemp("killed") / "state", "--replicas", "1")
-    cluster.start()
-    try:
-        client = cluster.client()
-        conversation = client.conversations.create().id
-        options = {"model": MODEL, "conversation": conversation, "max_output_tokens": 16}
-        told = ("My name is Anna.", "Hello!", "What is 2 + 2?")
-        said = [client.responses.create(input=text, **options).output_text for text in told]
-        time.sleep(1.1)  # the embedded server's append-only file is synced once a second
-        cluster.kill_everything()
-        cluster.start()
-        client = cluster.client()
-        items = client.conversations.items.list(conversation, order="asc", limit=20).data
-        texts = [part.text for item in items for part in item.content]
-        assert texts == [text for both in zip(told, said, strict=True) for text in both]
-        fourth = client.responses.create(input="What is my name?", temperature=0, **options)
-        assert "Anna" in fourth.output_text
-        assert len(client.conversations.items.list(conversation, limit=20).data) == 8
-    finally:
-        assert cluster.stop(signal.SIGTERM) == [], "processes outlived the cluster"
-        assert cluster.output.rstrip().endswith("stopped"), cluster.output
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import ctypes, os, signal, subprocess, sys, time
+import concurrent.futures, ctypes, multiprocessing, os, signal, subprocess, sys, time
 from services.interrupts import Interrupts
 interrupts = Interrupts(lambda: print("told", flush=True))
 interrupts.install()
@@ -24,6 +24,12 @@ except KeyboardInterrupt:
     print("stopped", flush=True)
 """
 WAITING = 'print("ready", flush=True); time.sleep(60)'
+AFTER_A_POOL = """
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(os.getpid).result()
+    print("ready", flush=True)
+    time.sleep(60)
+"""
 HOLDING = """
     with interrupts.held():
         print("ready", flush=True)
@@ -63,6 +69,11 @@ def run(body: str, *numbers: int) -> list[str]:
 def test_a_signal_ends_a_wait_in_order(number: int) -> None:
     """Although both signals have other handlers by now, in C and in Python."""
     assert run(WAITING, number) == ["told", "stopping", "stopping", "stopping", "stopped"]
+
+
+def test_a_pool_of_processes_changes_nothing() -> None:
+    """The standard library unblocks both signals when it starts its first one."""
+    assert run(AFTER_A_POOL, signal.SIGTERM) == ["told", "stopping", "stopping", "stopping", "stopped"]
 
 
 def test_later_signals_do_not_cut_the_stopping_short() -> None:

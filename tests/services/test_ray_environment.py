@@ -37,7 +37,7 @@ def test_a_cluster_of_one_machine_has_its_own_secrets_ports_and_files(environmen
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_SERVE_HAPROXY_STATS_PORT"] != environment["RAY_SERVE_HAPROXY_METRICS_PORT"]
     paths = [value for value in environment.values() if value.startswith("/")]
-    assert len(paths) == 5
+    assert len(paths) == 6
     assert all(path.startswith(HERE.folder) for path in paths)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -40,6 +41,7 @@ class ClusterProcess:
     def __init__(self, state_dir: Path, *options: str) -> None:
         self.state_dir = state_dir
         self.port = free_port()
+        self.environment: dict[str, str] = {}
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._log = state_dir.parent / "up.log"
@@ -66,15 +68,30 @@ class ClusterProcess:
         """Its store."""
         return str(msgspec.json.decode((self.state_dir / "endpoint.json").read_bytes())["redis_url"])
 
+    def status(self) -> dict[str, Any]:
+        """What ``/status`` tells its operator."""
+        token = msgspec.json.decode((self.state_dir / "endpoint.json").read_bytes())["operator_token"]
+        reply = httpx.get(f"{self.url}/status", headers={"authorization": f"Bearer {token}"}, timeout=10)
+        return dict(reply.raise_for_status().json())
+
     def start(self) -> None:
         """Start it and wait until it has printed its key."""
+        self.begin()
+        wait_until(self._is_up_or_dead, timeout_s=START_TIMEOUT_S, what="the cluster starts")
+        assert self._process is not None
+        assert self._process.poll() is None, self.output
+
+    def begin(self) -> None:
+        """Start it and do not wait."""
         arguments = ["up", "--state-dir", str(self.state_dir), "--port", str(self.port), *self._options]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*self.command, *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                [*self.command, *arguments],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
-        wait_until(self._is_up_or_dead, timeout_s=START_TIMEOUT_S, what="the cluster starts")
-        assert self._process.poll() is None, self.output
 
     def _is_up_or_dead(self) -> bool:
         assert self._process is not None
@@ -99,13 +116,30 @@ class ClusterProcess:
         assert self._process is not None
         self._process.wait()
 
+    def kill_driver(self) -> None:
+        """Send kill -9 to the command alone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def send(self, number: int) -> None:
+        """Send a signal to the command; SIGINT goes to its whole process group, as a terminal's Ctrl-C does."""
+        assert self._process is not None
+        kill = os.killpg if number == signal.SIGINT else os.kill
+        kill(self._process.pid, number)
+
+    def wait(self) -> None:
+        """Until the command has ended."""
+        assert self._process is not None
+        self._process.wait(timeout=60)
+
     def stop(self, number: int = signal.SIGINT) -> list[psutil.Process]:
         """End it as Ctrl-C does; returns processes that are still there afterwards."""
         if self._process is None or self._process.poll() is not None:
             return []
         mine = self.processes()
-        os.kill(self._process.pid, number)
-        self._process.wait(timeout=60)
+        self.send(number)
+        self.wait()
         deadline = time.monotonic() + 10
         while (alive := _alive(mine)) and time.monotonic() < deadline:
             time.sleep(0.05)
