@@ -63,9 +63,8 @@ class Replica:
         """
         request = self._decoder.decode(payload)
         wish = Wish(route.get("pin_key", ""), route.get("hint", ""), route.get("avoid", ()))
-        why = reason(
-            wish, first=route.get("first", ""), hint_alive=route.get("hint_alive", False), chosen=self._incarnation
-        )
+        first, is_first_full = route.get("first", ""), route.get("is_first_full", False)
+        why = reason(wish, first=first, is_first_full=is_first_full, chosen=self._incarnation)
         return encode_outcome(await self._turns.generate(request, rank=self._rank(), why=why))
 
     def record_replica_metadata(self) -> dict[str, Any]:

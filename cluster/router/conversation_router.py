@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from cluster.router.pinning import Candidate, Wish, avoided, folded, order, preferred
+from cluster.router.pinning import Candidate, Wish, folded, order, preferred
 
 _TOLD = 4  # of the order; a turn gives up before it needs more
 
@@ -19,8 +19,8 @@ _TOLD = 4  # of the order; a turn gives up before it needs more
 class ConversationRouter(RequestRouter):
     """Routes by the call's keyword argument ``route``: ``{"pin_key", "hint", "avoid", "suspects", "busy"}``.
 
-    Before the call leaves, ``route["first"]`` and ``route["hint_alive"]`` are filled in, from which the replica says
-    why it was chosen, and ``route["order"]``, from which the caller knows whom it waits for.
+    Before the call leaves, ``route["first"]`` and ``route["is_first_full"]`` are filled in, from which the replica
+    says why it was chosen, and ``route["order"]``, from which the caller knows whom it waits for.
     """
 
     def initialize_state(self, soft_capacity: int = 64, **_: Any) -> None:
@@ -56,8 +56,8 @@ class ConversationRouter(RequestRouter):
             route.get("suspects", ()),
         )
         ordered = [candidate.incarnation for candidate in order(candidates, wish)]
-        route["first"] = preferred(candidates, wish)
-        route["hint_alive"] = wish.hint in replicas and wish.hint not in avoided(replicas.keys(), wish)
+        if first := preferred(candidates, wish):
+            route["first"], route["is_first_full"] = first.incarnation, first.is_full
         route["order"] = ordered[:_TOLD]
         return [[replicas[incarnation]] for incarnation in ordered]
 

@@ -75,31 +75,28 @@ def _weight(candidate: Candidate, wish: Wish) -> float:
     return score(wish.pin_key, candidate.rank)
 
 
-def reason(wish: Wish, *, first: str, hint_alive: bool, chosen: str) -> str:
+def reason(wish: Wish, *, first: str, is_first_full: bool, chosen: str) -> str:
     """Why ``chosen`` serves the turn: ``placed``, ``pinned``, ``spilled`` or ``moved``.
 
     Args:
         wish: what the turn asked for.
         first: incarnation that comes first when load is ignored.
-        hint_alive: whether the hinted incarnation is among the candidates and not avoided.
+        is_first_full: whether that one was at its capacity. If not, and it does not serve, it could not be reached.
         chosen: incarnation that took the turn.
     """
-    if wish.hint:
-        if chosen == wish.hint:
-            return "pinned"
-        return "spilled" if hint_alive else "moved"
-    if wish.avoid:
-        return "moved"
-    if not wish.pin_key:
+    if chosen == wish.hint:
+        return "pinned"
+    if not (wish.hint or wish.avoid or wish.pin_key):
         return "placed"
-    return "pinned" if chosen == first else "spilled"
+    if chosen == first:
+        return "moved" if wish.hint or wish.avoid else "pinned"
+    return "spilled" if is_first_full else "moved"
 
 
-def preferred(candidates: Sequence[Candidate], wish: Wish) -> str:
-    """Incarnation that comes first when load is ignored; "" without candidates."""
+def preferred(candidates: Sequence[Candidate], wish: Wish) -> Candidate | None:
+    """Who comes first when load is ignored; None without candidates."""
     last = avoided([c.incarnation for c in candidates], wish)
-    first = min(candidates, key=lambda c: (c.incarnation in last, -_weight(c, wish), c.incarnation), default=None)
-    return first.incarnation if first else ""
+    return min(candidates, key=lambda c: (c.incarnation in last, -_weight(c, wish), c.incarnation), default=None)
 
 
 def published_load(load: int, capacity: int) -> int:

@@ -24,7 +24,7 @@ class Waits:
     """
 
     choice_s: float = 10.0
-    life_s: float = 3.0
+    life_s: float = 2.8
     accept_s: float = 60.0
 
 

@@ -14,14 +14,14 @@ from tests.support.streams import Crowd, Watched
 pytestmark = [pytest.mark.cluster, pytest.mark.heavy, pytest.mark.timeout(600)]
 
 CLIENTS = 12
-TOKENS = 150
+TOKENS = 500
 
 
 @pytest.fixture(scope="module")
 def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
-    """A cluster of two replicas and two gateways whose drains move what is left after two seconds."""
+    """A cluster of two replicas and two gateways whose drains move what is left after a second."""
     folder = tmp_path_factory.mktemp("changing") / "state"
-    running = ClusterProcess(folder, "--threads", "1", "--gateways", "2", "--drain-grace-s", "2")
+    running = ClusterProcess(folder, "--threads", "1", "--gateways", "2", "--drain-grace-s", "1")
     running.start()
     yield running
     assert running.stop() == [], "processes outlived the cluster"
@@ -79,6 +79,8 @@ async def test_scaling_and_restarting_under_load_cuts_nothing(changing: ClusterP
     await asyncio.to_thread(order, "scale", "--replicas", "2")
     await until(lambda: has(2), "two replicas")
     status = changing.status()
+    moves = status["turns"]["failovers"]
+    assert moves > 0, "the answers were too short to outlast the grace"
     before = {process["incarnation"] for process in [*status["replicas"], *status["gateways"]]}
     await asyncio.to_thread(order, "restart")
     await until(is_new, "all new")
@@ -88,4 +90,4 @@ async def test_scaling_and_restarting_under_load_cuts_nothing(changing: ClusterP
     for stream in load.streams:
         assert (stream.error, stream.last) == ("", "response.incomplete")
         assert stream.sequence == list(range(stream.sequence[0], stream.sequence[0] + len(stream.sequence)))
-    sys.stdout.write(f"\n  {len(load.streams)} streams, none cut; moves: {changing.status()['turns']['failovers']}")
+    sys.stdout.write(f"\n  {len(load.streams)} streams, none cut; {moves} went on elsewhere\n")

@@ -162,8 +162,10 @@ class Simulation:
         wish = Wish(conversation.pin_key, conversation.last if self._follows_hints else "")
         chosen = order(candidates, wish)[0]
         is_alive = conversation.last in self.fleet.ranks
-        first = "" if wish.hint else preferred(candidates, wish)
-        tally.reasons[reason(wish, first=first, hint_alive=is_alive, chosen=chosen.incarnation)] += 1
+        first = preferred(candidates, wish)
+        assert first is not None
+        why = reason(wish, first=first.incarnation, is_first_full=first.is_full, chosen=chosen.incarnation)
+        tally.reasons[why] += 1
         tally.overfull += chosen.is_full
         tally.misplaced += _is_misplaced(conversation, chosen, candidates)
         _count(tally, conversation, chosen.incarnation, is_alive=is_alive)

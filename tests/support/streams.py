@@ -25,6 +25,7 @@ class Watched:
         times: of each delta, monotonic seconds.
         sequence: numbers of all events.
         last: type of the last event; "" while it has none.
+        input_tokens: of its prompt, as the last event tells.
         error: what the client raised, if it did.
     """
 
@@ -35,7 +36,7 @@ class Watched:
     times: list[float] = field(default_factory=list)
     sequence: list[int] = field(default_factory=list)
     last: str = ""
-    response_id: str = ""
+    input_tokens: int = 0
     error: str = ""
 
     def has_reached(self, deltas: int) -> bool:
@@ -117,4 +118,4 @@ def _take(stream: Watched, event: dict[str, Any]) -> None:
         stream.text += event["delta"]
     elif event["type"] in {"response.completed", "response.incomplete", "response.failed", "error"}:
         stream.last = event["type"]
-        stream.response_id = event.get("response", {}).get("id", "")
+        stream.input_tokens = ((event.get("response") or {}).get("usage") or {}).get("input_tokens", 0)

@@ -28,7 +28,7 @@ def test_a_full_replica_is_passed_over_in_rendezvous_order() -> None:
 
 def test_load_below_capacity_never_moves_a_conversation() -> None:
     """Load relative to the others does not matter."""
-    first = preferred(replicas(5), Wish("key"))
+    first = first_of(replicas(5), Wish("key"))
     assert order(replicas(5, **{first: 7}), Wish("key"))[0].incarnation == first
 
 
@@ -48,7 +48,7 @@ def test_a_replacement_with_the_same_rank_keeps_the_conversations() -> None:
     """The hash is over ranks, not over incarnations."""
     before, after = replicas(4), [*replicas(4)[:3], Candidate("new", 3, 0, 8)]
     for key in map(str, range(200)):
-        was, now = preferred(before, Wish(key)), preferred(after, Wish(key))
+        was, now = first_of(before, Wish(key)), first_of(after, Wish(key))
         assert now == ("new" if was == "r3" else was)
 
 
@@ -58,27 +58,36 @@ def test_removing_a_replica_moves_only_its_own_conversations(number: int, victim
     gone = f"r{victim % number}"
     rest = [c for c in replicas(number) if c.incarnation != gone]
     for key in keys:
-        was = preferred(replicas(number), Wish(key))
-        assert was == gone or preferred(rest, Wish(key)) == was
+        was = first_of(replicas(number), Wish(key))
+        assert was == gone or first_of(rest, Wish(key)) == was
 
 
 def test_conversations_spread_evenly() -> None:
     """8,000 keys over 8 ranks: none holds a fifth more or less than its share."""
-    share = Counter(preferred(replicas(8), Wish(str(key))) for key in range(8000))
+    share = Counter(first_of(replicas(8), Wish(str(key))) for key in range(8000))
     assert max(share.values()) < 1200
     assert min(share.values()) > 800
 
 
 def test_reasons_say_what_happened() -> None:
-    """Kept, passed over for load, or moved because the holder is gone."""
+    """Kept, passed over for load, or moved because the holder is gone or out of reach."""
     hinted = Wish("key", hint="r1")
-    assert reason(hinted, first="r1", hint_alive=True, chosen="r1") == "pinned"
-    assert reason(hinted, first="r1", hint_alive=True, chosen="r2") == "spilled"
-    assert reason(hinted, first="r2", hint_alive=False, chosen="r2") == "moved"
-    assert reason(Wish("key"), first="r0", hint_alive=False, chosen="r0") == "pinned"
-    assert reason(Wish("key"), first="r0", hint_alive=False, chosen="r2") == "spilled"
-    assert reason(Wish("key", avoid=("r0",)), first="r1", hint_alive=False, chosen="r1") == "moved"
-    assert reason(Wish(""), first="r0", hint_alive=False, chosen="r2") == "placed"
+    assert reason(hinted, first="r1", is_first_full=False, chosen="r1") == "pinned"
+    assert reason(hinted, first="r1", is_first_full=True, chosen="r2") == "spilled"
+    assert reason(hinted, first="r1", is_first_full=False, chosen="r2") == "moved"
+    assert reason(hinted, first="r2", is_first_full=False, chosen="r2") == "moved"
+    assert reason(Wish("key"), first="r0", is_first_full=False, chosen="r0") == "pinned"
+    assert reason(Wish("key"), first="r0", is_first_full=True, chosen="r2") == "spilled"
+    assert reason(Wish("key"), first="r0", is_first_full=False, chosen="r2") == "moved"
+    assert reason(Wish("key", avoid=("r0",)), first="r1", is_first_full=False, chosen="r1") == "moved"
+    assert reason(Wish(""), first="r0", is_first_full=False, chosen="r2") == "placed"
+
+
+def first_of(candidates: list[Candidate], wish: Wish) -> str:
+    """Who comes first when load is ignored."""
+    first = preferred(candidates, wish)
+    assert first is not None
+    return first.incarnation
 
 
 def test_published_load_says_full_only_when_it_is() -> None:
@@ -92,7 +101,7 @@ def test_a_suspect_is_passed_over_by_every_turn() -> None:
     """Also by the conversation whose KV it holds."""
     wish = Wish("key", hint="r1", suspects=("r1",))
     assert order(replicas(3), wish)[-1].incarnation == "r1"
-    assert preferred(replicas(3), wish) != "r1"
+    assert first_of(replicas(3), wish) != "r1"
 
 
 def test_at_most_half_of_the_replicas_are_suspected() -> None:
