@@ -116,8 +116,8 @@ class GatewayDeps:
         raise NotFoundError("model", name)
 
 
-def deps_of(request: Request) -> GatewayDeps:
-    """What ``create_app`` was given."""
+async def deps_of(request: Request) -> GatewayDeps:
+    """What ``create_app`` was given. FastAPI would send a function that is not async to a thread and back."""
     return cast("GatewayDeps", request.app.state.deps)
 
 
