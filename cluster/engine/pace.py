@@ -9,12 +9,20 @@ from __future__ import annotations
 import math
 
 HALF_LIFE_S = 30.0
+GRAIN_S = 0.2  # between two looks at a batch of one size; its pages change in nearly every step
 
 
 class QueuePace:
-    """Measurements of one engine. Each rate is None until something was measured."""
+    """Measurements of one engine. Each rate is None until something was measured.
+
+    Attributes:
+        prefill_rate: prompt tokens per second while prompts queue.
+        computed_share: share of a sequence's tokens that were not found in the cache; 1 until one was admitted.
+    """
 
     def __init__(self) -> None:
+        self.prefill_rate: float | None = None
+        self.computed_share = 1.0
         self._since, self._running, self._pages = 0.0, 0, 0  # levels of the time under way
         self._places = _Ratio()  # sequences that left the batch, per second in it
         self._size = _Ratio()  # pages held, per sequence
@@ -23,6 +31,8 @@ class QueuePace:
 
     def observe(self, now: float, *, running: int, pages: int) -> None:
         """From ``now`` on ``running`` sequences are in the batch and hold ``pages``."""
+        if running == self._running and now - self._since < GRAIN_S:
+            return
         if self._running:
             elapsed_s = now - self._since
             seconds = elapsed_s * self._running
@@ -38,10 +48,12 @@ class QueuePace:
     def admit(self, *, tokens: int, found: int) -> None:
         """A sequence of ``tokens`` came into the batch; ``found`` of them were in the cache."""
         self._share.add(tokens - found, tokens, keep=0.98)
+        self.computed_share = self._share.value or 0.0
 
     def prefill(self, *, tokens: int, seconds: float) -> None:
         """A step had no room left for more prompt tokens, took ``seconds`` and computed ``tokens`` of them."""
         self._prefill.add(tokens, seconds, _keep(seconds))
+        self.prefill_rate = self._prefill.value
 
     def leave_rate(self, *, max_seqs: int, max_pages: int) -> float | None:
         """Sequences per second that leave a batch with no free place.
@@ -53,17 +65,6 @@ class QueuePace:
             return None
         places = min(max_seqs, max_pages / size) if size else max_seqs
         return rate * max(1.0, places)
-
-    @property
-    def prefill_rate(self) -> float | None:
-        """Prompt tokens per second while prompts queue."""
-        return self._prefill.value
-
-    @property
-    def computed_share(self) -> float:
-        """Share of a sequence's tokens that were not found in the cache; 1 until one was admitted."""
-        share = self._share.value
-        return 1.0 if share is None else share
 
 
 class _Ratio:

@@ -186,6 +186,8 @@ class Scheduler:
                 step.decodes.append(seq)
 
     def _schedule_prefills(self, step: _Step) -> None:
+        if len(step.decodes) == len(self.running):
+            return
         for seq in self.running.copy():
             if not step.budget:
                 return
@@ -320,6 +322,8 @@ class Scheduler:
         self._outputs.append((seq.attempt, seq.finish(reason, error)))
 
     def _drop_finished(self) -> None:
+        if len(self.running) + len(self.waiting) == len(self._sequences):
+            return
         self.running = [seq for seq in self.running if seq.state is SequenceState.RUNNING]
 
     # -- checking ---------------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ smaller one. Either bound lets one measurement speak for sizes that were not mea
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 FADE = 0.98  # of the slowest step of a size, with each later step of that size
 MIN_LIMIT_S = 3.0
@@ -44,32 +44,29 @@ def _largest(bit_length: int) -> int:
     return (1 << bit_length) - 1
 
 
-class _Step(NamedTuple):  # made twice per step, so not a dataclass: a third of the time
-    began_at: float
-    limit_s: float = UNMEASURED_LIMIT_S
-    tokens: int = 0  # 0: nothing to be learnt from it
-
-
 class StepWatch:
-    """The step under way. Written by the engine's thread, read from any: what a reader needs is replaced as one."""
+    """The step under way. Written by the engine's thread, read from any: each answer is made of one value."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """``clock`` is the engine's."""
         self._clock = clock
         self._pace = StepPace()
         self._is_warm = False
-        self._step: _Step | None = None
+        self._tokens = 0  # 0: nothing to be learnt from the step
+        self._began_at = math.inf
+        self._due_at = math.inf
 
     def begin(self, now: float) -> None:
         """A step begins at ``now``, its size not known yet."""
-        self._step = _Step(now)
+        self._began_at = now
+        self._due_at = now + UNMEASURED_LIMIT_S
 
     def expect(self, tokens: int) -> None:
         """The step that began computes ``tokens``."""
-        assert self._step is not None, "no step has begun"
         predicted = self._pace.predict(tokens)
         limit_s = UNMEASURED_LIMIT_S if predicted is None else max(MIN_LIMIT_S, SLACK * predicted)
-        self._step = _Step(self._step.began_at, limit_s, tokens)
+        self._due_at = self._began_at + limit_s
+        self._tokens = tokens
 
     def end(self, now: float, *, is_measure: bool = True) -> None:
         """The step ended at ``now``; ``is_measure`` is False when it failed.
@@ -77,18 +74,17 @@ class StepWatch:
         Time over the limit is not learnt from: a process that was stopped for a minute is not slower afterwards. Nor
         is the first step, which warms up whatever is loaded or compiled at first use.
         """
-        step, self._step = self._step, None
-        if step is not None and step.tokens and is_measure:
+        if self._tokens and is_measure:
             if self._is_warm:
-                self._pace.observe(step.tokens, min(now - step.began_at, step.limit_s))
+                self._pace.observe(self._tokens, min(now, self._due_at) - self._began_at)
             self._is_warm = True
+        self._tokens = 0
+        self._began_at = self._due_at = math.inf
 
     def running_for_s(self) -> float:
         """Seconds since the step under way began; 0 between steps."""
-        step = self._step
-        return 0.0 if step is None else self._clock() - step.began_at
+        return max(self._clock() - self._began_at, 0.0)
 
     def is_stalled(self) -> bool:
         """Whether the step under way has taken longer than ten times what was to be expected, and over 3 s."""
-        step = self._step
-        return step is not None and self._clock() - step.began_at > step.limit_s
+        return self._clock() > self._due_at
