@@ -68,6 +68,11 @@ class ServeFacts:
     gateways: DeploymentFacts = DeploymentFacts()
 
     @property
+    def names_deployments(self) -> bool:
+        """Whether Serve knows at least one of the two."""
+        return bool(self.replicas.state or self.gateways.state)
+
+    @property
     def trouble(self) -> str:
         """What Serve says is wrong, in one sentence; "" when it says nothing."""
         return self.replicas.message or self.gateways.message or self.message

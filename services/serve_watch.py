@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from cluster.errors import RetryLaterError
@@ -50,4 +51,12 @@ class ServeWatch:
             self._asked_at = self._clock()
             details = await self._ask()
             if details is not None:
-                self._facts, self._heard_at = facts_of(details, self._app_name), self._asked_at
+                self._facts = _following(self._facts, facts_of(details, self._app_name))
+                self._heard_at = self._asked_at
+
+
+def _following(before: ServeFacts | None, now: ServeFacts) -> ServeFacts:
+    """For seconds after a deploy Serve names no deployments, while it builds the new ones; what ran before runs on."""
+    if before is None or now.state != "DEPLOYING" or now.names_deployments:
+        return now
+    return replace(before, state=now.state, message=now.message)

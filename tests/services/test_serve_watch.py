@@ -20,6 +20,7 @@ class Controller:
         self.asked = 0
         self.running = 1
         self.is_away = False
+        self.is_building = False
 
     async def __call__(self) -> Mapping[str, Any] | None:
         self.asked += 1
@@ -28,7 +29,9 @@ class Controller:
             return None
         replicas = [{"replica_id": str(i), "state": "RUNNING"} for i in range(self.running)]
         deployment = {"status": "HEALTHY", "message": "", "target_num_replicas": 2, "replicas": replicas}
-        app = {"status": "RUNNING", "message": "", "deployments": {"Replica": deployment}}
+        deployments = {} if self.is_building else {"Replica": deployment}
+        state = "DEPLOYING" if self.is_building else "RUNNING"
+        app = {"status": state, "message": "", "deployments": deployments}
         return {"applications": {"chatglm": app}}
 
 
@@ -74,6 +77,23 @@ async def test_a_controller_that_is_away_leaves_the_last_facts(
     controller.is_away = False
     clock.now += CACHE_S
     assert (await watch.facts())[1] == 0
+
+
+async def test_while_serve_builds_a_new_config_the_old_replicas_run_on(
+    watch: ServeWatch, controller: Controller, clock: FakeClock
+) -> None:
+    """A rolling update must not make the gateways unready; only what the first deploy builds is not there yet."""
+    assert await watch.running() == 1
+    controller.is_building = True
+    clock.now += CACHE_S
+    facts, _ = await watch.facts()
+    assert (facts.state, facts.replicas.running) == ("DEPLOYING", 1)
+
+
+async def test_before_the_first_deploy_nothing_runs(watch: ServeWatch, controller: Controller) -> None:
+    """There is nothing to keep."""
+    controller.is_building = True
+    assert await watch.running() == 0
 
 
 async def test_before_the_first_answer_nothing_is_known(watch: ServeWatch, controller: Controller) -> None:
