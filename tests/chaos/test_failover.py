@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess
 class Round:
     """What one round brought."""
 
+    victim: int  # its process
     on_victim: int
     longest_gap_s: float
     recomputed: int
@@ -63,7 +65,7 @@ async def play(cluster: ClusterProcess, number: int, number_sent: signal.Signals
             items = await crowded.items(conversation)
             assert items == [("user", stream.body["input"]), ("assistant", stream.text)]
         differing = sum(a.text != b.text for a, b in zip(expected, crowded.streams, strict=True))
-        return Round(len(streams), max(s.longest_gap_s for s in crowded.streams), recomputed, differing)
+        return Round(victim, len(streams), max(s.longest_gap_s for s in crowded.streams), recomputed, differing)
 
 
 @asynccontextmanager
@@ -115,9 +117,10 @@ def check(streams: Sequence[Watched]) -> None:
         assert stream.sequence == list(range(stream.sequence[0], stream.sequence[0] + len(stream.sequence)))
 
 
-def serving(cluster: ClusterProcess) -> bool:
-    """Whether both replicas take turns again."""
-    return bool(cluster.status()["serving"] == 2)
+def serving(cluster: ClusterProcess, without: int = 0) -> bool:
+    """Whether both replicas take turns, and a process (of the one that died) is no longer among them."""
+    status = cluster.status()
+    return bool(status["serving"] == 2 and without not in [replica["pid"] for replica in status["replicas"]])
 
 
 async def prefill_rate(cluster: ClusterProcess) -> float:
@@ -144,7 +147,7 @@ async def test_a_killed_replica_costs_its_streams_a_pause(victims: ClusterProces
         rounds.append(done)
         allowed = PAUSE_S + done.recomputed / rate
         tell(f"round {number}: {done}, allowed gap {allowed:.2f} s")
-        wait_until(lambda: serving(victims), timeout_s=60, what="the replacement serves")
+        wait_until(partial(serving, victims, without=done.victim), timeout_s=60, what="the replacement serves")
     assert all(done.differing == 0 for done in rounds)
 
 

@@ -48,9 +48,12 @@ class Hall:
 
         await asyncio.gather(*(say(talker) for talker in self.talkers))
 
-    def on(self, rank: str) -> list[Talker]:
-        """Those whose latest turn was served by a rank."""
-        return [talker for talker in self.talkers if talker.ranks[-1] == rank]
+    def largest(self, cluster: ClusterProcess) -> tuple[list[Talker], int]:
+        """The conversations of the replica that holds most of them, and its process."""
+        ranks = [talker.ranks[-1] for talker in self.talkers]
+        rank = max(set(ranks), key=ranks.count)
+        pid = next(r["pid"] for r in cluster.status()["replicas"] if str(r["rank"]) == rank)
+        return [talker for talker in self.talkers if talker.ranks[-1] == rank], int(pid)
 
     def moved(self) -> list[Talker]:
         """Those whose latest turn was served elsewhere than the one before."""
@@ -71,29 +74,25 @@ async def hall(three: ClusterProcess) -> AsyncIterator[Hall]:
             await hall.talk(text)
             assert hall.reasons() == {"pinned"}
         assert all(len(set(talker.ranks)) == 1 for talker in hall.talkers)
-        assert {talker.ranks[0] for talker in hall.talkers} == {"0", "1", "2"}
+        assert len({talker.ranks[0] for talker in hall.talkers}) > 1  # one may still be under suspicion
         yield hall
 
 
-def serving(cluster: ClusterProcess, number: int = REPLICAS) -> bool:
-    """Whether so many replicas take turns, and no others are left."""
+def serving(cluster: ClusterProcess, without: int = 0) -> bool:
+    """Whether all replicas take turns, and a process (of the one that died) is no longer among them."""
     status = cluster.status()
-    return bool(status["serving"] == number == len(status["replicas"]))
-
-
-def process_of(cluster: ClusterProcess, rank: str) -> int:
-    """The process of a rank."""
-    return int(next(r["pid"] for r in cluster.status()["replicas"] if str(r["rank"]) == rank))
+    pids = [replica["pid"] for replica in status["replicas"]]
+    return bool(status["serving"] == REPLICAS == len(pids) and without not in pids)
 
 
 async def test_a_death_moves_its_conversations_once_and_nobody_else(three: ClusterProcess, hall: Hall) -> None:
     """Nor does anybody move back when the replacement has come."""
-    victims = hall.on("1")
-    os.kill(process_of(three, "1"), signal.SIGKILL)
+    victims, victim = hall.largest(three)
+    os.kill(victim, signal.SIGKILL)
     await hall.talk("Are you still there?")
     assert {t.name for t in hall.moved()} == {t.name for t in victims}
     assert {t.whys[-1] for t in victims} == {"moved"}
-    wait_until(lambda: serving(three), timeout_s=60, what="the replacement serves")
+    wait_until(lambda: serving(three, without=victim), timeout_s=60, what="the replacement serves")
     for text in ("And now?", "Good."):
         await hall.talk(text)
         assert (hall.moved(), hall.reasons()) == ([], {"pinned"})
@@ -101,8 +100,7 @@ async def test_a_death_moves_its_conversations_once_and_nobody_else(three: Clust
 
 async def test_a_frozen_replica_loses_its_conversations_once(three: ClusterProcess, hall: Hall) -> None:
     """It is alive again later, and nobody goes back."""
-    victims = hall.on("2")
-    frozen = process_of(three, "2")
+    victims, frozen = hall.largest(three)
     os.kill(frozen, signal.SIGSTOP)
     try:
         await hall.talk("Are you still there?")
