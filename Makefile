@@ -57,8 +57,8 @@ demo-model: $(VENV)/.installed-dev ## make the demo model anew: an hour on 2 cor
 eval-demo: $(VENV)/.installed-dev ## measure the demo model on what it was never taught
 	$(BIN)/chatglm-cluster model eval-demo
 
-bench: $(VENV)/.installed-dev ## micro-benchmarks; results are committed to docs/benchmarks/
-	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/.installed-dev ## benchmarks that need no peer; results are committed to docs/benchmarks/
+	@for name in scheduler runner turns pinning front; do echo "== $$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
 
 clean: ## remove the environment and the state folder
 	rm -rf $(VENV) $(STATE)
