@@ -72,7 +72,6 @@ class Production:
                     if self.projection.is_stopped:
                         return
         finally:
-            self._metrics.moves += self._attempts.moves
             self._metrics.cached_tokens += self.usage().cached_tokens
 
     def _frames_of(self, event: Event) -> Sequence[Frame]:
@@ -93,6 +92,7 @@ class Production:
 
     def _open(self, served: Served) -> Sequence[Frame]:
         if self._is_open:  # the answer moved; its events go on
+            self._metrics.moves += 1
             return ()
         self._is_open = True
         self._metrics.pins[served.why] += 1

@@ -43,9 +43,21 @@ class Round:
 
     victim: int  # its process
     on_victim: int
-    longest_gap_s: float
+    gaps_s: tuple[float, ...]  # the longest of each stream of the victim, ascending
     recomputed: int
     differing: int
+
+    @property
+    def longest_gap_s(self) -> float:
+        """Of all of them."""
+        return self.gaps_s[-1]
+
+    def __str__(self) -> str:
+        middle = self.gaps_s[len(self.gaps_s) // 2]
+        return (
+            f"{self.on_victim} of {STREAMS} streams moved, {self.recomputed} ids held, "
+            f"gap {middle:.2f} s (median), {self.longest_gap_s:.2f} s (longest), {self.differing} texts differ"
+        )
 
 
 async def play(cluster: ClusterProcess, number: int, number_sent: signal.Signals) -> Round:
@@ -65,7 +77,8 @@ async def play(cluster: ClusterProcess, number: int, number_sent: signal.Signals
             items = await crowded.items(conversation)
             assert items == [("user", stream.body["input"]), ("assistant", stream.text)]
         differing = sum(a.text != b.text for a, b in zip(expected, crowded.streams, strict=True))
-        return Round(victim, len(streams), max(s.longest_gap_s for s in crowded.streams), recomputed, differing)
+        gaps = tuple(sorted(stream.longest_gap_s for stream in streams))
+        return Round(victim, len(streams), gaps, recomputed, differing)
 
 
 @asynccontextmanager
