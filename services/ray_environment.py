@@ -25,7 +25,7 @@ DEFAULTS: Mapping[str, str] = {
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_TURN_S + 2 * END_S),  # a reload must not cut a running stream
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "3600",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",  # a reload of HAProxy must not meet closed gateways
     "OMP_NUM_THREADS": "1",  # Ray's own guess otherwise; the engine sets its threads itself
 }
 

@@ -1,4 +1,8 @@
-"""Scaling and rolling restarts under streams: nothing fails and nothing is cut."""
+"""Scaling and rolling restarts under streams: nothing fails and nothing is cut.
+
+Ray Serve reloads HAProxy whenever a gateway comes or goes. A request that meets the end of an old HAProxy on a kept
+connection is dropped unread, which clients notice by the missing answer: they send it again, as OpenAI's own does.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from tests.support.streams import Crowd, Watched
 pytestmark = [pytest.mark.cluster, pytest.mark.heavy, pytest.mark.timeout(600)]
 
 CLIENTS = 12
-TOKENS = 500
+TOKENS = 1200
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ class Load:
 
     async def client(self, number: int) -> None:
         """One client."""
-        async with Crowd(self._cluster.url, self._cluster.key) as crowd:
+        async with Crowd(self._cluster.url, self._cluster.key, retries=2) as crowd:
             while not self._is_over:
                 text = f"Tell me story {len(self.streams)} of client {number}."
                 body = {"model": MODEL, "input": text, "max_output_tokens": TOKENS, "ignore_eos": True}
@@ -88,8 +92,11 @@ async def test_scaling_and_restarting_under_load_cuts_nothing(changing: ClusterP
     await until(is_new, "all new")
     load.stop()
     await asyncio.gather(*tasks)
-    assert len(load.streams) > 4 * CLIENTS
+    assert len(load.streams) > 2 * CLIENTS
     for stream in load.streams:
         assert (stream.error, stream.last) == ("", "response.incomplete")
         assert stream.sequence == list(range(stream.sequence[0], stream.sequence[0] + len(stream.sequence)))
-    sys.stdout.write(f"\n  {len(load.streams)} streams, none cut; {moves} went on elsewhere\n")
+    retries = sum(stream.retries for stream in load.streams)
+    sys.stdout.write(
+        f"\n  {len(load.streams)} streams, none cut; {moves} went on elsewhere, {retries} requests sent again\n"
+    )

@@ -12,6 +12,7 @@ from typing import Any, Self
 import httpx
 
 TIMEOUT_S = 120.0
+RETRY_AFTER_S = 0.5
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Watched:
         sequence: numbers of all events.
         last: type of the last event; "" while it has none.
         input_tokens: of its prompt, as the last event tells.
+        retries: requests before the one that was answered.
         error: what the client raised, if it did.
     """
 
@@ -36,6 +38,7 @@ class Watched:
     times: list[float] = field(default_factory=list)
     sequence: list[int] = field(default_factory=list)
     last: str = ""
+    retries: int = 0
     input_tokens: int = 0
     error: str = ""
 
@@ -50,9 +53,16 @@ class Watched:
 
 
 class Crowd:
-    """Streams many responses from one cluster."""
+    """Streams many responses from one cluster.
 
-    def __init__(self, url: str, key: str) -> None:
+    Args:
+        url: of the cluster.
+        key: of a tenant.
+        retries: how often a request is sent again that failed before its answer began; OpenAI's own client does so twice.
+    """
+
+    def __init__(self, url: str, key: str, *, retries: int = 0) -> None:
+        self._retries = retries
         limits = httpx.Limits(max_connections=None)
         headers = {"authorization": f"Bearer {key}"}
         self.client = httpx.AsyncClient(base_url=f"{url}/v1", headers=headers, timeout=TIMEOUT_S, limits=limits)
@@ -92,17 +102,27 @@ class Crowd:
         return [(item["role"], "".join(part["text"] for part in item["content"])) for item in items]
 
     async def _watch(self, stream: Watched) -> None:
-        try:
-            async with self.client.stream("POST", "/responses", json={**stream.body, "stream": True}) as reply:
-                if reply.is_error:
-                    await reply.aread()
-                    stream.error = f"{reply.status_code} {reply.text}"
-                    return
-                stream.rank, stream.why = reply.headers["x-replica-rank"], reply.headers["x-replica-why"]
-                async for event in _events(reply):
-                    _take(stream, event)
-        except httpx.HTTPError as error:
-            stream.error = repr(error)
+        while True:
+            stream.error = ""
+            try:
+                await self._read(stream)
+            except httpx.HTTPError as error:
+                stream.error = repr(error)
+            is_untouched = not stream.sequence and (not stream.error.startswith("4"))
+            if not stream.error or not is_untouched or stream.retries == self._retries:
+                return
+            stream.retries += 1
+            await asyncio.sleep(RETRY_AFTER_S)
+
+    async def _read(self, stream: Watched) -> None:
+        async with self.client.stream("POST", "/responses", json={**stream.body, "stream": True}) as reply:
+            if reply.is_error:
+                await reply.aread()
+                stream.error = f"{reply.status_code} {reply.text}"
+                return
+            stream.rank, stream.why = reply.headers["x-replica-rank"], reply.headers["x-replica-why"]
+            async for event in _events(reply):
+                _take(stream, event)
 
 
 async def _events(reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
