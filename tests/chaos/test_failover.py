@@ -70,6 +70,7 @@ async def play(cluster: ClusterProcess, number: int, number_sent: signal.Signals
         victim, streams = victim_of(cluster, crowded.streams)
         assert len(streams) >= STREAMS // 4
         recomputed = sum(len(stream.times) for stream in streams)
+        broken_at = time.monotonic()
         os.kill(victim, number_sent)
         await asyncio.gather(*tasks)
         check(crowded.streams)
@@ -77,7 +78,7 @@ async def play(cluster: ClusterProcess, number: int, number_sent: signal.Signals
             items = await crowded.items(conversation)
             assert items == [("user", stream.body["input"]), ("assistant", stream.text)]
         differing = sum(a.text != b.text for a, b in zip(expected, crowded.streams, strict=True))
-        gaps = tuple(sorted(stream.longest_gap_s for stream in streams))
+        gaps = tuple(sorted(stream.longest_gap_s(since=broken_at) for stream in streams))
         return Round(victim, len(streams), gaps, recomputed, differing)
 
 

@@ -46,10 +46,10 @@ class Watched:
         """Whether it has had so many deltas, or has ended."""
         return len(self.times) >= deltas or bool(self.last or self.error)
 
-    @property
-    def longest_gap_s(self) -> float:
-        """The longest wait for a delta."""
-        return max((after - before for before, after in zip(self.times, self.times[1:], strict=False)), default=0.0)
+    def longest_gap_s(self, *, since: float) -> float:
+        """The longest wait for a delta that came after a moment; what the machine paused before is not its fault."""
+        pairs = zip(self.times, self.times[1:], strict=False)
+        return max((after - before for before, after in pairs if after > since and before > since - 0.1), default=0.0)
 
 
 class Crowd:
