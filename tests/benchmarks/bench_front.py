@@ -28,7 +28,8 @@ import psutil
 from cluster.demo import CHECKPOINT
 from tests.fakes.paced_engine import LOG_VARIABLE, STEPS_PER_S, Record, Sent
 from tests.support.bare_server import neutral
-from tests.support.cluster import MODEL, ClusterProcess, free_port
+from tests.support.cluster import MODEL, ClusterProcess
+from tests.support.ports import free_port
 from tests.support.sse_load import Load, Streams, text_of
 from tests.support.waiting import wait_until
 

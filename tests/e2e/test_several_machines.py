@@ -12,7 +12,8 @@ import httpx
 import pytest
 from openai import APIError, OpenAI
 
-from tests.support.cluster import MODEL, ClusterProcess, free_port
+from tests.support.cluster import MODEL, ClusterProcess
+from tests.support.ports import free_port
 from tests.support.ray_nodes import RayNodes, running_nodes
 from tests.support.valkey import running_valkey
 from tests.support.waiting import wait_until

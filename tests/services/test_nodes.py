@@ -10,7 +10,7 @@ import pytest
 from cluster.demo import CHECKPOINT
 from cluster.errors import ConfigurationError
 from services.nodes import NodeReport, answers, digests, inspect_node, require
-from tests.support.cluster import free_port
+from tests.support.ports import free_port
 
 SALT = b"salt"
 

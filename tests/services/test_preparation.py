@@ -12,7 +12,7 @@ from cluster.errors import CheckpointError, ConfigurationError
 from services.preparation import check_port, default_threads, prepare
 from services.settings import RANDOM, read_settings
 from services.state import StateFolder
-from tests.support.cluster import free_port
+from tests.support.ports import free_port
 
 
 @pytest.mark.parametrize(("cores", "replicas", "threads"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (16, 1, 15), (16, 4, 3)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,18 +18,12 @@ from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.demo import MODEL_NAME
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 MODEL = MODEL_NAME  # what a cluster serves that was told nothing
 COMMAND = Path(sys.executable).parent / "chatglm-cluster"
 START_TIMEOUT_S = 150.0
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ClusterProcess:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.processes import MARK, Process, end_marked, marked, send
 from services.ray_environment import complete, of_one_machine
-from tests.support.cluster import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 RAY = Path(sys.executable).parent / "ray"

