@@ -6,7 +6,7 @@ replica, a few at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -15,6 +15,13 @@ from services.args import GATEWAY, REPLICA
 
 Config = dict[str, Any]  # of one application, as Serve keeps it
 Change = Callable[[Config], Config]
+
+
+def deployed_configs(details: Mapping[str, Any]) -> dict[str, Config]:
+    """Configs by application, from Serve's details; all go back, for Serve deletes what a config does not name."""
+    applications = details.get("applications") or {}
+    configs = {name: application.get("deployed_app_config") for name, application in applications.items()}
+    return {name: config for name, config in configs.items() if config}
 
 
 def scaled(config: Config, *, replicas: int | None = None, gateways: int | None = None) -> Config:

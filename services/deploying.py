@@ -17,6 +17,7 @@ from ray.serve.context import _get_global_client  # the only way to a declarativ
 from ray.serve.schema import ApplicationStatus, ServeApplicationSchema, ServeDeploySchema
 
 from cluster.errors import ConfigurationError
+from services.changes import deployed_configs
 from services.serve_facts import facts_of
 
 APP_NAME = "chatglm"
@@ -40,7 +41,9 @@ def deploy(config: ServeDeploySchema, say: Say) -> None:
     port = client.http_config.port
     if port != config.http_options.port:
         raise ConfigurationError(f"Ray Serve listens on port {port} there already; say --port {port}.")
-    config.applications = [ours, *_others(client.get_serve_details(), ours.name)]
+    others = deployed_configs(client.get_serve_details())
+    others.pop(ours.name, None)
+    config.applications = [ours, *(ServeApplicationSchema.model_validate(other) for other in others.values())]
     client.deploy_apps(config)
     _wait_until_running(client, ours.name, say)
 
@@ -58,14 +61,6 @@ def wait_until_answers(url: str) -> None:
                 return
         time.sleep(0.1)
     raise ConfigurationError(f"The cluster started, but {url} does not answer; is the port free?")
-
-
-def _others(details: dict[str, object], name: str) -> list[ServeApplicationSchema]:
-    """What was deployed declaratively beside us; Serve deletes what a config does not name."""
-    applications = details.get("applications") or {}
-    assert isinstance(applications, dict)
-    configs = [app.get("deployed_app_config") for other, app in applications.items() if other != name]
-    return [ServeApplicationSchema.model_validate(config) for config in configs if config]
 
 
 def _wait_until_running(client: ServeControllerClient, name: str, say: Say) -> None:

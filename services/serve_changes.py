@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from ray.exceptions import RayError
-from ray.serve.context import _get_global_client  # the only way to a declarative deploy without the dashboard
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from cluster.errors import RetryLaterError
-from services.changes import Change
+from services.changes import Change, deployed_configs
+from services.serve_status import controller_and_details
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -31,11 +30,8 @@ async def apply(app_name: str, change: Change) -> None:
 
 
 async def _apply(app_name: str, change: Change) -> None:
-    client = await asyncio.to_thread(_get_global_client)
-    assert client is not None
-    controller = client._controller  # noqa: SLF001 - the client's own calls block
-    details: dict[str, Any] = await controller.get_serve_instance_details.remote()
-    configs = {name: app["deployed_app_config"] for name, app in details["applications"].items()}
+    controller, details = await controller_and_details()
+    configs = deployed_configs(details)
     configs[app_name] = change(configs[app_name])
-    applications = [ServeApplicationSchema.model_validate(config) for config in configs.values() if config]
+    applications = [ServeApplicationSchema.model_validate(config) for config in configs.values()]
     await controller.apply_config.remote(ServeDeploySchema(applications=applications))

@@ -17,14 +17,15 @@ async def ask_controller() -> Mapping[str, Any] | None:
     """Serve's instance details; None when the controller does not answer in time."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            return await _details()
+            _, details = await controller_and_details()
+            return details
     except (RayError, RayServeException, TimeoutError):
         return None
 
 
-async def _details() -> Mapping[str, Any]:
+async def controller_and_details() -> tuple[Any, Mapping[str, Any]]:
+    """The controller's handle and its instance details; waits for as long as it is silent. Raises Ray's errors."""
     client = await asyncio.to_thread(_get_global_client)
     assert client is not None
     controller = client._controller  # noqa: SLF001 - the client's own call blocks a thread while the controller is silent
-    details: Mapping[str, Any] = await controller.get_serve_instance_details.remote()
-    return details
+    return controller, await controller.get_serve_instance_details.remote()
