@@ -69,9 +69,9 @@ async def test_scaling_and_restarting_under_load_cuts_nothing(changing: ClusterP
         done = run_command(*arguments, state_dir=changing.state_dir)
         assert done.returncode == 0, done.stderr
 
-    def has(replicas: int) -> bool:
-        status = changing.status()
-        return bool(status["serving"] == replicas == len(status["replicas"]))
+    def is_third_busy() -> bool:
+        third = next(replica for replica in changing.status()["replicas"] if replica["rank"] == 2)
+        return bool(third["load"] and third["load"]["running"] > 1)
 
     def is_new() -> bool:
         status = changing.status()
@@ -79,9 +79,10 @@ async def test_scaling_and_restarting_under_load_cuts_nothing(changing: ClusterP
         return not before & now and len(now) == 4
 
     await asyncio.to_thread(order, "scale", "--replicas", "3")
-    await until(lambda: has(3), "three replicas")
+    await until(lambda: changing.serves(3), "three replicas")
+    await until(is_third_busy, "the third one has answers to lose")
     await asyncio.to_thread(order, "scale", "--replicas", "2")
-    await until(lambda: has(2), "two replicas")
+    await until(lambda: changing.serves(2), "two replicas")
     await until(
         lambda: changing.status()["turns"]["failovers"] > 0, "an answer outlasted the grace and went on elsewhere"
     )

@@ -131,12 +131,6 @@ def check(streams: Sequence[Watched]) -> None:
         assert stream.sequence == list(range(stream.sequence[0], stream.sequence[0] + len(stream.sequence)))
 
 
-def serving(cluster: ClusterProcess, without: int = 0) -> bool:
-    """Whether both replicas take turns, and a process (of the one that died) is no longer among them."""
-    status = cluster.status()
-    return bool(status["serving"] == 2 and without not in [replica["pid"] for replica in status["replicas"]])
-
-
 async def prefill_rate(cluster: ClusterProcess) -> float:
     """Prompt tokens per second of one idle replica, by the time to the first token of long new prompts."""
     rates = []
@@ -161,7 +155,7 @@ async def test_a_killed_replica_costs_its_streams_a_pause(victims: ClusterProces
         rounds.append(done)
         allowed = PAUSE_S + done.recomputed / rate
         tell(f"round {number}: {done}, allowed gap {allowed:.2f} s")
-        wait_until(partial(serving, victims, without=done.victim), timeout_s=60, what="the replacement serves")
+        wait_until(partial(victims.serves, 2, without=done.victim), timeout_s=60, what="the replacement serves")
     assert all(done.differing == 0 for done in rounds)
 
 
@@ -176,7 +170,7 @@ async def test_a_frozen_replica_is_found_within_three_seconds(victims: ClusterPr
             os.kill(pid, signal.SIGCONT)
         assert done.longest_gap_s < 3.0 + done.recomputed / rate + PAUSE_S
         assert done.differing == 0
-        wait_until(lambda: serving(victims), timeout_s=60, what="both serve")
+        wait_until(lambda: victims.serves(2), timeout_s=60, what="both serve")
 
 
 async def test_a_prefill_of_five_seconds_is_no_false_alarm(tmp_path_factory: pytest.TempPathFactory) -> None:

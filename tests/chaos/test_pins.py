@@ -78,13 +78,6 @@ async def hall(three: ClusterProcess) -> AsyncIterator[Hall]:
         yield hall
 
 
-def serving(cluster: ClusterProcess, without: int = 0) -> bool:
-    """Whether all replicas take turns, and a process (of the one that died) is no longer among them."""
-    status = cluster.status()
-    pids = [replica["pid"] for replica in status["replicas"]]
-    return bool(status["serving"] == REPLICAS == len(pids) and without not in pids)
-
-
 async def test_a_death_moves_its_conversations_once_and_nobody_else(three: ClusterProcess, hall: Hall) -> None:
     """Nor does anybody move back when the replacement has come."""
     victims, victim = hall.largest(three)
@@ -92,7 +85,7 @@ async def test_a_death_moves_its_conversations_once_and_nobody_else(three: Clust
     await hall.talk("Are you still there?")
     assert {t.name for t in hall.moved()} == {t.name for t in victims}
     assert {t.whys[-1] for t in victims} == {"moved"}
-    wait_until(lambda: serving(three, without=victim), timeout_s=60, what="the replacement serves")
+    wait_until(lambda: three.serves(REPLICAS, without=victim), timeout_s=60, what="the replacement serves")
     for text in ("And now?", "Good."):
         await hall.talk(text)
         assert (hall.moved(), hall.reasons()) == ([], {"pinned"})
@@ -109,7 +102,7 @@ async def test_a_frozen_replica_loses_its_conversations_once(three: ClusterProce
         assert hall.moved() == []
     finally:
         os.kill(frozen, signal.SIGCONT)
-    wait_until(lambda: serving(three), timeout_s=60, what="all serve")
+    wait_until(lambda: three.serves(REPLICAS), timeout_s=60, what="all serve")
     await hall.talk("Good.")
     assert (hall.moved(), hall.reasons()) == ([], {"pinned"})
 
@@ -120,7 +113,9 @@ async def test_a_rolling_restart_fails_no_turn(three: ClusterProcess, hall: Hall
     assert run_command("restart", state_dir=three.state_dir).returncode == 0
 
     def is_over() -> bool:
-        return serving(three) and not before & {replica["incarnation"] for replica in three.status()["replicas"]}
+        return three.serves(REPLICAS) and not before & {
+            replica["incarnation"] for replica in three.status()["replicas"]
+        }
 
     while not is_over():
         await hall.talk("Still there?")

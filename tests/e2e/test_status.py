@@ -24,9 +24,7 @@ WEIGHTS = "model.safetensors"
 
 def status_of(cluster: ClusterProcess) -> ClusterStatus:
     """What the operator is told, without the command's own start."""
-    token = StateFolder(cluster.state_dir).read_endpoint().operator_token
-    answer = httpx.get(f"{cluster.url}/status", headers={"Authorization": f"Bearer {token}"}, timeout=10)
-    return ClusterStatus.model_validate_json(answer.raise_for_status().content)
+    return ClusterStatus.model_validate(cluster.status())
 
 
 def say(cluster: ClusterProcess, text: str, conversation: str) -> str:

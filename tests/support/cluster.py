@@ -67,6 +67,12 @@ class ClusterProcess:
         reply = httpx.get(f"{self.url}/status", headers={"authorization": f"Bearer {token}"}, timeout=10)
         return dict(reply.raise_for_status().json())
 
+    def serves(self, replicas: int, *, without: int = 0) -> bool:
+        """Whether so many replicas take turns and no others are left, least of all the process ``without``."""
+        status = self.status()
+        pids = [replica["pid"] for replica in status["replicas"]]
+        return bool(status["serving"] == replicas == len(pids) and without not in pids)
+
     def start(self) -> None:
         """Start it and wait until it has printed its key."""
         self.begin()
