@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import httpx
 import psutil
@@ -217,16 +215,15 @@ def test_one_turn_at_a_time_in_a_conversation(cluster: ClusterProcess) -> None:
     wait_until(works, timeout_s=20, what="the conversation is free again")
 
 
-def busiest(cluster: ClusterProcess, work: Callable[[], None]) -> psutil.Process:
-    """The replica that spends most time on ``work``."""
-    spent = {replica: sum(replica.cpu_times()[:2]) for replica in cluster.named("ServeReplica:chatglm:Replica")}
-    work()
-    return max(spent, key=lambda replica: sum(replica.cpu_times()[:2]) - spent[replica])
+def processes_by_rank(cluster: ClusterProcess) -> dict[str, psutil.Process]:
+    """Both replicas, once they serve."""
+    wait_until(lambda: cluster.serves(2), timeout_s=60, what="both replicas serve")
+    return {str(replica["rank"]): psutil.Process(replica["pid"]) for replica in cluster.status()["replicas"]}
 
 
-def two_replicas(cluster: ClusterProcess) -> None:
-    """Wait until both serve."""
-    wait_until(lambda: len(cluster.named("ServeReplica:chatglm:Replica")) == 2, timeout_s=60, what="a replacement")
+def replaced(cluster: ClusterProcess, victim: psutil.Process) -> None:
+    """Wait until another one serves in its place."""
+    wait_until(lambda: cluster.serves(2, without=victim.pid), timeout_s=60, what="a replacement serves")
 
 
 def test_a_replica_that_dies_in_mid_answer_costs_a_pause(cluster: ClusterProcess) -> None:
@@ -240,7 +237,7 @@ def test_a_replica_that_dies_in_mid_answer_costs_a_pause(cluster: ClusterProcess
         "extra_body": {"ignore_eos": True},
     }
     whole = client.chat.completions.create(**request).choices[0].message.content
-    text = ""
+    text, replicas = "", processes_by_rank(cluster)
     stream = client.chat.completions.create(**request, stream=True)
 
     def read(deltas: int) -> None:
@@ -248,11 +245,13 @@ def test_a_replica_that_dies_in_mid_answer_costs_a_pause(cluster: ClusterProcess
         for chunk in itertools.islice(stream, deltas):
             text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
 
-    busiest(cluster, lambda: read(100)).kill()
+    read(100)
+    victim = replicas[stream.response.headers["x-replica-rank"]]
+    victim.kill()
     read(2000)
     assert text == whole
     wait_until(lambda: cluster.metrics()["chatglm_turn_moves_total"] >= 1, timeout_s=5, what="the move is counted")
-    two_replicas(cluster)
+    replaced(cluster, victim)
 
 
 def test_a_name_is_remembered_when_the_replica_that_held_it_dies(cluster: ClusterProcess) -> None:
@@ -269,27 +268,8 @@ def test_a_name_is_remembered_when_the_replica_that_held_it_dies(cluster: Cluste
     answer, rank = say("My name is Zorblat.")
     assert "Zorblat" in answer
     assert say("What is my name?") == ("Your name is Zorblat.", rank)
-    replica_of(cluster, rank).kill()
+    victim = processes_by_rank(cluster)[rank]
+    victim.kill()
     answer, rank_now = say("What is my name?")
     assert (answer, rank_now != rank) == ("Your name is Zorblat.", True)
-    two_replicas(cluster)
-
-
-def replica_of(cluster: ClusterProcess, rank: str) -> psutil.Process:
-    """The process of a rank, found by giving it work."""
-    client, ranks = cluster.client(), []
-
-    def work(key: int) -> None:
-        raw = client.chat.completions.with_raw_response.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": "Count for ever."}],
-            max_tokens=600,
-            extra_body={"ignore_eos": True, "prompt_cache_key": str(key)},
-        )
-        ranks.append(raw.headers["x-replica-rank"])
-
-    for key in range(50):
-        replica = busiest(cluster, partial(work, key))
-        if ranks[-1] == rank:
-            return replica
-    raise AssertionError(f"nothing was served by rank {rank}")
+    replaced(cluster, victim)
