@@ -21,19 +21,61 @@ class FinishReason(StrEnum):
     FAILED = "failed"  # this sequence alone cannot go on; ``Finish.error`` says why
 
 
+class StructureKind(StrEnum):
+    """What an answer's shape is given as."""
+
+    JSON_OBJECT = "json_object"  # any JSON object
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    GRAMMAR = "grammar"  # EBNF as xgrammar reads it
+
+
+class Structure(msgspec.Struct, frozen=True, kw_only=True):
+    """The shape that the whole answer must have. ``text`` is the schema, expression or grammar itself."""
+
+    kind: StructureKind
+    text: str = ""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How the next token is chosen. Defaults are ChatGLM3's own (``chat`` of the published model).
 
-    ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 switch the filter off. ``seed`` is always drawn by the
-    owner, so that a moved turn repeats its draws. ``max_new_tokens`` counts the whole turn, ``output_ids`` included.
+    Applied in this order: penalties, ``logit_bias``, ``bad_words``, ``min_new_tokens``, ``structure``, temperature,
+    top-k, top-p, min-p, draw.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: 1 is off.
+        top_k: 0 is off.
+        min_p: drops what is less probable than this share of the best; 0 is off.
+        repetition_penalty: divides positive and multiplies negative logits of all ids of prompt and output; 1 is off.
+        presence_penalty: taken from the logits of ids that the output holds.
+        frequency_penalty: taken from the logits of ids once per time the output holds them.
+        logit_bias: added to the logits of these ids.
+        bad_words: id sequences that the output never holds.
+        min_new_tokens: outputs before which no stop id is drawn.
+        seed: always drawn by the owner, so that a moved turn repeats its draws.
+        max_new_tokens: of the whole turn, ``output_ids`` included.
+        stop_ids: end the answer and are no part of it.
+        logprobs: how many of the best ids to report beside each drawn one; 0 reports that one alone, None nothing.
+        structure: the shape of the answer; None is free text.
     """
 
     temperature: float = 0.8
     top_p: float = 0.8
     top_k: int = 50
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    min_new_tokens: int = 0
     seed: int = 0
     max_new_tokens: int
     stop_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    structure: Structure | None = None
 
 
 class Hint(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +99,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     hint: Hint | None = None
     avoid: tuple[str, ...] = ()  # incarnations not to use
     busy: tuple[str, ...] = ()  # incarnations that have refused this turn for want of room
+    priority: int = 0  # class; the batch takes smaller ones first
+    weight: float = 1.0  # the tenant's share of computing and of the cache, among tenants that want more than theirs
+    keep_s: float = 0.0  # how long to keep the KV of prompt and answer before that of others; a wish, not a hold
     deadline_s: float | None = None  # seconds from acceptance; None: none
     reply_to: tuple[str, int] = ("", 0)  # host and port of the owner's token channel; unused in one process
 
@@ -77,16 +122,29 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, tag="served"):
     why: str
 
 
+class Logprobs(msgspec.Struct, frozen=True, kw_only=True):
+    """Natural logarithms of probabilities at one place of an answer, before temperature and every filter.
+
+    ``top_ids`` and ``top`` are the best ids and theirs, best first; equal ones by id.
+    """
+
+    drawn: float
+    top_ids: list[int] = []
+    top: list[float] = []
+
+
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
     """New output ids. ``start`` is the index of ``ids[0]`` in the whole answer (emitted ``output_ids`` included).
 
     ``cached_tokens`` comes with the first ids of an attempt, so that a turn which its owner ends early (a stop string,
-    a client that left) can still say how much of its prompt was found in the cache.
+    a client that left) can still say how much of its prompt was found in the cache. ``logprobs`` has one entry per id
+    where they were asked for.
     """
 
     start: int
     ids: list[int]
     cached_tokens: int | None = None
+    logprobs: list[Logprobs] | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
