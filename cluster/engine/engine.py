@@ -15,6 +15,7 @@ import structlog
 from cluster.engine.batch import Batch
 from cluster.engine.client import EngineStats, StepOutput
 from cluster.engine.config import EngineConfig
+from cluster.engine.guide import Guide
 from cluster.engine.plan import Runner, StepResult
 from cluster.engine.scheduler import Scheduler
 from cluster.engine.step_pace import StepWatch
@@ -61,9 +62,12 @@ class Engine:
         """The attempts that have not ended."""
         return self.scheduler.attempts
 
-    def submit(self, request: GenerateRequest) -> None:
-        """Queue a request. Raises what ``Scheduler.add`` raises, before anything is computed."""
-        self.scheduler.add(request, self._clock())
+    def submit(self, request: GenerateRequest, guide: Guide | None = None) -> None:
+        """Queue a request, its answer held to ``guide`` (at its start).
+
+        Raises what ``Scheduler.add`` raises, before anything is computed.
+        """
+        self.scheduler.add(request, self._clock(), guide)
 
     def abort(self, attempt: int) -> None:
         """End an attempt now; its Finish comes with the next step. Unknown attempts are ignored."""

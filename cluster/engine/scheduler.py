@@ -25,6 +25,7 @@ from cluster.engine.batch import Batch, build
 from cluster.engine.block_manager import BlockManager
 from cluster.engine.client import StepOutput
 from cluster.engine.config import EngineConfig
+from cluster.engine.guide import Guide
 from cluster.engine.plan import StepResult
 from cluster.engine.sequence import Sequence, SequenceState
 from cluster.errors import InvalidRequestError
@@ -93,8 +94,8 @@ class Scheduler:
         """Tokens that sequences still need before their next draw, queued and running. O(sequences)."""
         return sum([len(seq.token_ids) - seq.num_computed for seq in self._sequences.values()])
 
-    def add(self, request: GenerateRequest, now: float) -> None:
-        """Queue a request at time ``now``.
+    def add(self, request: GenerateRequest, now: float, guide: Guide | None = None) -> None:
+        """Queue a request at time ``now``; ``guide`` holds its answer to a structure.
 
         Raises:
             InvalidRequestError, ContextLengthExceededError: it can never be served; see ``limits.check``.
@@ -105,7 +106,7 @@ class Scheduler:
             raise InvalidRequestError("The attempt is running already.", param="attempt")
         self.admission.check(request, self.running, self.waiting.values())
         table = self.blocks.open(request.tenant)
-        seq = Sequence.from_request(request, arrival=self._num_arrived, now=now, table=table)
+        seq = Sequence.from_request(request, arrival=self._num_arrived, now=now, table=table, guide=guide)
         self._num_arrived += 1
         self.counters.prompt_tokens += seq.num_prompt
         self._sequences[seq.attempt] = self.waiting[seq.attempt] = seq

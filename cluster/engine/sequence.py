@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from cluster.engine.block_manager import BlockTable
+from cluster.engine.guide import Guide, replay
 from cluster.engine.randomness import uniform
 from cluster.protocol import Finish, FinishReason, GenerateRequest, SamplingParams, Tokens, Usage
 
@@ -38,6 +39,7 @@ class Sequence:
         num_scheduled: tokens the step under way computes.
         num_preemptions: times its pages were taken away.
         cached_tokens: prompt tokens found in the cache before the first preemption.
+        guide: the structure of the answer, which has accepted all output ids; None for free text.
     """
 
     attempt: int
@@ -54,14 +56,22 @@ class Sequence:
     num_scheduled: int = 0
     num_preemptions: int = 0
     cached_tokens: int = 0
+    guide: Guide | None = None
     max_total: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.max_total = self.num_prompt + self.sampling.max_new_tokens
 
     @classmethod
-    def from_request(cls, request: GenerateRequest, *, arrival: int, now: float, table: BlockTable) -> Sequence:
-        """A waiting sequence accepted at ``now`` (seconds on the engine's clock)."""
+    def from_request(
+        cls, request: GenerateRequest, *, arrival: int, now: float, table: BlockTable, guide: Guide | None = None
+    ) -> Sequence:
+        """A waiting sequence accepted at ``now`` (seconds on the engine's clock).
+
+        Raises InvalidRequestError when the ids emitted so far do not fit ``guide``, which must be at its start.
+        """
+        if guide is not None:
+            replay(guide, request.output_ids)
         return cls(
             attempt=request.attempt,
             arrival=arrival,
@@ -72,6 +82,7 @@ class Sequence:
             stop_ids=frozenset(request.sampling.stop_ids),
             deadline_at=float("inf") if request.deadline_s is None else now + request.deadline_s,
             table=table,
+            guide=guide,
         )
 
     @property
