@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cluster.engine.attention.gather import attention_for
 from cluster.engine.attention.kv_pool import KVPool, num_pages_for
-from cluster.engine.plan import StepPlan, StepResult
+from cluster.engine.plan import SamplingColumns, StepPlan, StepResult
 from cluster.engine.sampler import sample
 from cluster.errors import ConfigurationError
 from cluster.model.chatglm import ChatGLM3Model
@@ -57,7 +57,14 @@ class ModelRunner:
         if not columns.rows.size:
             return _NOTHING
         last = self._upload(plan.cu_q[columns.rows + 1] - 1)
-        logits = self.model.logits(hidden.index_select(0, last))
+        return self.draw(self.logits(hidden.index_select(0, last)), columns)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the rows that draw: [S, H] -> [S, V]."""
+        return self.model.logits(hidden)
+
+    def draw(self, logits: Tensor, columns: SamplingColumns) -> StepResult:
+        """One id of each row of ``logits`` [S, V]."""
         ids, finite = sample(logits, columns.temperature, columns.top_p, columns.top_k, columns.uniform)
         return StepResult(token_ids=ids.to(torch.int32).cpu().numpy(), finite=finite.cpu().numpy())
 
