@@ -30,6 +30,8 @@ class Node:
         key: 128 bit digest of the path down to here.
         tokens: the page's token ids as int32 bytes; compared on every hit, the key alone is not trusted.
         num_children: indexed pages that follow this one.
+        weight: of a root, its tenant's part of the cache.
+        keep_until: seconds on the engine's clock until which somebody wished to find the page again.
     """
 
     key: bytes
@@ -37,6 +39,8 @@ class Node:
     tokens: bytes
     page: int
     num_children: int = 0
+    weight: float = 1.0
+    keep_until: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +69,7 @@ class BlockManager:
         self.num_pages = num_pages
         self.page_size = page_size
         self.evicted_pages = 0
+        self._now = 0.0
         self._model_id = model_id.encode()
         self._free = list(range(num_pages - 1, 0, -1))
         self._refs = [0] * num_pages
@@ -93,12 +98,20 @@ class BlockManager:
         """Pages that ``num_tokens`` tokens occupy."""
         return -(-num_tokens // self.page_size)
 
-    def open(self, salt: str) -> BlockTable:
-        """An empty table whose pages are shared only with tables of the same salt."""
+    def observe(self, now: float) -> None:
+        """Take the time, in seconds on the engine's clock; it never goes back."""
+        self._now = max(self._now, now)
+
+    def open(self, salt: str, *, weight: float = 1.0) -> BlockTable:
+        """An empty table whose pages are shared only with tables of the same salt.
+
+        ``weight`` (positive) is the tenant's part of the cache against other tenants; the latest one given counts.
+        """
         root = self._roots.get(salt)
         if root is None:
             key = _digest(len(self._model_id).to_bytes(8, "little"), self._model_id + salt.encode())
             root = self._roots[salt] = Node(key=key, parent=None, tokens=b"", page=0)
+        root.weight = weight
         return BlockTable(path=[root])
 
     def extend(self, table: BlockTable, token_ids: array[int]) -> int:
@@ -136,8 +149,13 @@ class BlockManager:
             if not self._commit_page(table, i, self._page_tokens(token_ids, i)):
                 return
 
-    def release(self, table: BlockTable) -> None:
-        """Empty ``table``. Indexed pages that nobody else holds become CACHED, others FREE."""
+    def release(self, table: BlockTable, *, keep_until: float = 0.0) -> None:
+        """Empty ``table``. Indexed pages that nobody else holds become CACHED, others FREE.
+
+        ``keep_until`` (seconds on the engine's clock) is a wish: until then its pages go after those without one.
+        """
+        for node in table.path[1:]:
+            node.keep_until = max(node.keep_until, keep_until)
         while table.pages:  # tail first: see the module's docstring
             page = table.pages.pop()
             self._refs[page] -= 1

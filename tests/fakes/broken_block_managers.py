@@ -35,9 +35,9 @@ class IgnoresThePrefix(BlockManager):
 class IgnoresTheSalt(BlockManager):
     """Lets tenants find each other's pages."""
 
-    def open(self, salt: str) -> BlockTable:
+    def open(self, salt: str, *, weight: float = 1.0) -> BlockTable:
         del salt
-        return super().open("everyone")
+        return super().open("everyone", weight=weight)
 
 
 class IndexesTooEarly(BlockManager):
@@ -58,9 +58,9 @@ class CoversEverything(BlockManager):
 class ReleasesHeadFirst(BlockManager):
     """Puts a path's first page in front, so that eviction cuts the path in the middle."""
 
-    def release(self, table: BlockTable) -> None:
+    def release(self, table: BlockTable, *, keep_until: float = 0.0) -> None:
         table.pages.reverse()
-        super().release(table)
+        super().release(table, keep_until=keep_until)
 
 
 class KeepsDuplicates(BlockManager):
