@@ -1,8 +1,9 @@
 """From a bearer key to its tenant, thousands of times a second, without asking Redis each time.
 
-Answers are cached for a minute, but a change takes effect within two seconds: a task polls the store's version every
-second and drops the cache when it differs. Without that task nothing is cached, so a revoked key cannot live on by
-accident. While the store is away, keys that were good within the last ten minutes stay good.
+Answers are cached for a minute, but a change, of a key or of its tenant's share, takes effect within two seconds: a
+task polls the store's version every second and drops the cache when it differs. Without that task nothing is cached,
+so a revoked key cannot live on by accident. While the store is away, keys that were good within the last ten minutes
+stay good, with the shares they had.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _admit(record: KeyRecord | None, decoy: KeyRecord, secret: str) -> Tenant | 
     is_admitted = (record or decoy).admits(secret)
     if record is None or not is_admitted:
         return None
-    return Tenant(id=record.info.tenant, name=record.info.tenant)
+    return Tenant(id=record.info.tenant, name=record.info.tenant, share=record.share)
 
 
 class _Cache:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from cluster.errors import InvalidRequestError
+from services.tenants.share import DEFAULT, Share
 from services.tenants.tenant import check_tenant_id
 
 ID_CHARS: Final = 12
@@ -38,10 +39,11 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
-    """A key as it is stored."""
+    """A key as it is stored, and what its tenant gets: whoever finds a key needs both."""
 
     info: KeyInfo
     digest: bytes = field(repr=False)  # SHA-256 of the secret
+    share: Share = DEFAULT  # of the tenant, as of this reading
 
     def admits(self, secret: str) -> bool:
         """Whether the key works and this is its secret. Compares in constant time, for a revoked key too."""
@@ -50,7 +52,10 @@ class KeyRecord:
 
 
 class KeyStore(Protocol):
-    """Where keys live. Every method raises StoreUnavailableError within two seconds when the store does not answer."""
+    """Where keys live, and the shares of their tenants.
+
+    Every method raises StoreUnavailableError within two seconds when the store does not answer.
+    """
 
     async def create(self, tenant: str, name: str) -> tuple[KeyInfo, str]:
         """Make a key; its text is shown once. Raises InvalidRequestError."""
@@ -74,7 +79,21 @@ class KeyStore(Protocol):
         ...
 
     async def find(self, key_id: str) -> KeyRecord | None:
-        """The record of one key."""
+        """The record of one key. Raises ConfigurationError where its tenant's share was spoilt by hand."""
+        ...
+
+    async def set_share(self, tenant: str, *, weight: float | None = None, priority: int | None = None) -> Share:
+        """Set what is given (not None) of a tenant's share in one step; the rest stays. Returns all of it.
+
+        The tenant needs no key yet.
+
+        Raises:
+            InvalidRequestError: the id or a value is wrong, or nothing is given. Nothing was changed.
+        """
+        ...
+
+    async def shares(self) -> dict[str, Share]:
+        """The shares that were ever set, by tenant id; every other tenant has the default one."""
         ...
 
     async def version(self) -> int:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from cluster.errors import InvalidRequestError, NotFoundError
 from services.tenants.keys import KeyInfo, KeyRecord, make_key
+from services.tenants.share import DEFAULT, Share
+from services.tenants.tenant import check_tenant_id
 
 
 class MemoryKeyStore:
@@ -14,6 +16,7 @@ class MemoryKeyStore:
 
     def __init__(self) -> None:
         self._records: dict[str, KeyRecord] = {}
+        self._shares: dict[str, Share] = {}
         self._version = 0
 
     async def create(self, tenant: str, name: str) -> tuple[KeyInfo, str]:
@@ -44,8 +47,21 @@ class MemoryKeyStore:
         return await self.create(old.tenant, old.name)
 
     async def find(self, key_id: str) -> KeyRecord | None:
-        """The record of one key."""
-        return self._records.get(key_id)
+        """The record of one key, with its tenant's share."""
+        record = self._records.get(key_id)
+        return record and replace(record, share=self._shares.get(record.info.tenant, DEFAULT))
+
+    async def set_share(self, tenant: str, *, weight: float | None = None, priority: int | None = None) -> Share:
+        """Set what is given of a tenant's share. Raises InvalidRequestError."""
+        check_tenant_id(tenant)
+        share = self._shares.get(tenant, DEFAULT).changed(weight=weight, priority=priority)
+        self._shares[tenant] = share
+        self._version += 1
+        return share
+
+    async def shares(self) -> dict[str, Share]:
+        """The shares that were ever set, by tenant id."""
+        return dict(self._shares)
 
     async def version(self) -> int:
         """A number that differs after each change."""

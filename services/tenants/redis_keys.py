@@ -1,13 +1,15 @@
-"""Keys in Redis or Valkey, in three keys of one slot and without a TTL: a key works until it is revoked.
+"""Keys and shares in Redis or Valkey, in four keys of one slot and without a TTL: a key works until it is revoked.
 
-Records never change, so a revocation is an entry of its own. Every change counts ``version`` up in the same step;
-gateways watch that number, not the keys.
+Records never change, so a revocation is an entry of its own, and so is each part of a tenant's share. Every change
+counts ``version`` up in the same step; gateways watch that number, not the keys.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -15,16 +17,19 @@ from redis.asyncio import Redis
 
 from cluster.errors import InvalidRequestError, NotFoundError
 from services.tenants.keys import KeyInfo, KeyRecord, make_key
+from services.tenants.share import DEFAULT, Share, decode_share, encode_share
+from services.tenants.tenant import check_tenant_id
 
 RECORDS: Final = "c1:{keys}:records"  # hash: key id → msgpack of the key as made. No TTL
 REVOKED: Final = "c1:{keys}:revoked"  # hash: key id → unix seconds. No TTL
 VERSION: Final = "c1:{keys}:version"  # counter. No TTL
+TENANTS: Final = "c1:{keys}:tenants"  # hash: '<tenant>:weight' and '<tenant>:priority' → number as text. No TTL
 
 T = TypeVar("T")
 
-# Both scripts may be sent twice: a field that is there already was written by this very call.
+# KEYS are the same for all: 1 records, 2 revoked, 3 version, 4 tenants. Each may be sent twice: a key that is there
+# already was made by this very call, and a share is set to what it is.
 _ADD: Final = """
--- KEYS 1 records, 2 revoked, 3 version
 -- ARGV 1 new key id, 2 its record, 3 id of the key it replaces or ''
 -- Replies 'ok', 'absent' (nothing to replace) or 'revoked' (what to replace is)
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 'ok' end
@@ -38,13 +43,19 @@ redis.call('INCR', KEYS[3])
 return 'ok'
 """
 _REVOKE: Final = """
--- KEYS 1 records, 2 revoked, 3 version
 -- ARGV 1 key id
 -- Replies 'ok' or 'absent'
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'absent' end
 redis.call('HSETNX', KEYS[2], ARGV[1], redis.call('TIME')[1])
 redis.call('INCR', KEYS[3])
 return 'ok'
+"""
+_SHARE: Final = """
+-- ARGV 1 tenant, then pairs of field and value
+-- Replies weight and priority as they are now
+redis.call('HSET', KEYS[4], unpack(ARGV, 2))
+redis.call('INCR', KEYS[3])
+return redis.call('HMGET', KEYS[4], ARGV[1] .. ':weight', ARGV[1] .. ':priority')
 """
 
 
@@ -96,13 +107,37 @@ class RedisKeyStore:
         return await self._add(old.info.tenant, old.info.name, replaces=key_id)
 
     async def find(self, key_id: str) -> KeyRecord | None:
-        """The record of one key."""
-        blob, revoked = await self._link.call(lambda redis: _read_one(redis, key_id))
-        return None if blob is None else _record(key_id, blob, revoked)
+        """The record of one key, with its tenant's share. Raises ConfigurationError."""
+        blob, revoked, share = await self._link.call(lambda redis: _read_one(redis, key_id))
+        if blob is None:
+            return None
+        record = _record(key_id, blob, revoked)
+        return replace(record, share=decode_share(record.info.tenant, weight=share[0], priority=share[1]))
 
     async def version(self) -> int:
         """A number that differs after each change."""
         return int(await self._link.call(_read_version) or 0)
+
+    async def set_share(self, tenant: str, *, weight: float | None = None, priority: int | None = None) -> Share:
+        """Set what is given of a tenant's share. Raises InvalidRequestError."""
+        check_tenant_id(tenant)
+        DEFAULT.changed(weight=weight, priority=priority)  # only to refuse what is wrong
+        pairs = [(f"{tenant}:{name}", value) for name, value in encode_share(weight=weight, priority=priority).items()]
+        now = await self._run(_SHARE, [tenant, *chain.from_iterable(pairs)])
+        return decode_share(tenant, weight=now[0], priority=now[1])
+
+    async def shares(self) -> dict[str, Share]:
+        """The shares that were ever set, by tenant id. Raises ConfigurationError."""
+        parts = await self._link.call(_read_shares)
+        tenants = sorted({field.decode().partition(":")[0] for field in parts})
+        return {
+            tenant: decode_share(
+                tenant,
+                weight=parts.get(f"{tenant}:weight".encode()),
+                priority=parts.get(f"{tenant}:priority".encode()),
+            )
+            for tenant in tenants
+        }
 
     async def _add(self, tenant: str, name: str, *, replaces: str) -> tuple[KeyInfo, str]:
         record, text = make_key(tenant, name, created_at=int(time.time()))
@@ -113,7 +148,7 @@ class RedisKeyStore:
         return record.info, text
 
     async def _run(self, script: str, args: Sequence[str | bytes]) -> Any:
-        return await self._link.call(lambda redis: redis.eval(script, 3, RECORDS, REVOKED, VERSION, *args))
+        return await self._link.call(lambda redis: redis.eval(script, 4, RECORDS, REVOKED, VERSION, TENANTS, *args))
 
 
 def _record(key_id: str, blob: bytes, revoked: bytes | None) -> KeyRecord:
@@ -129,10 +164,16 @@ def _record(key_id: str, blob: bytes, revoked: bytes | None) -> KeyRecord:
 
 
 async def _read_one(redis: Redis, key_id: str) -> Any:
+    """Record, revocation and share. The tenant is known from the record alone, so the share is a second round trip.
+
+    It is made for an unknown key too: the time of an answer does not tell strangers which ids exist.
+    """
     async with redis.pipeline(transaction=True) as pipe:
         pipe.hget(RECORDS, key_id)
         pipe.hget(REVOKED, key_id)
-        return await pipe.execute()
+        blob, revoked = await pipe.execute()
+    tenant = _decode(blob).tenant if blob else ""
+    return blob, revoked, await redis.hmget(TENANTS, [f"{tenant}:weight", f"{tenant}:priority"])
 
 
 async def _read_all(redis: Redis) -> Any:
@@ -144,3 +185,7 @@ async def _read_all(redis: Redis) -> Any:
 
 async def _read_version(redis: Redis) -> Any:
     return await redis.get(VERSION)
+
+
+async def _read_shares(redis: Redis) -> Any:
+    return await redis.hgetall(TENANTS)

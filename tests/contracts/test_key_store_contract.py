@@ -6,6 +6,7 @@ import pytest
 
 from cluster.errors import InvalidRequestError, NotFoundError
 from services.tenants.keys import split_key
+from services.tenants.share import Share
 
 
 async def test_a_new_key_is_found_and_admits_its_secret_only(key_store):
@@ -106,3 +107,64 @@ async def test_no_secret_is_stored(key_store, server):
         stored = client.hgetall("c1:{keys}:records")
     assert len(stored) == 1
     assert all(secret not in blob and secret not in name for name, blob in stored.items())
+
+
+async def test_a_tenant_that_was_given_nothing_has_the_default_share(key_store):
+    """Weight 1, class 0, and it is not listed."""
+    info, _ = await key_store.create("acme", "k")
+    assert (await key_store.find(info.id)).share == Share(weight=1.0, priority=0)
+    assert await key_store.shares() == {}
+
+
+async def test_a_share_is_found_with_every_key_of_its_tenant(key_store):
+    """Older and newer ones, and with nobody else's."""
+    keys = [(await key_store.create(tenant, "k"))[0].id for tenant in ("acme", "rival")]
+    share = await key_store.set_share("acme", weight=2.5, priority=3)
+    keys.append((await key_store.rotate(keys[0]))[0].id)
+    assert share == Share(weight=2.5, priority=3)
+    assert [(await key_store.find(key)).share for key in keys] == [share, Share(), share]
+
+
+async def test_a_share_is_changed_part_by_part(key_store):
+    """What is not given stays as it was."""
+    assert await key_store.set_share("acme", weight=3) == Share(weight=3.0)
+    assert await key_store.set_share("acme", priority=1) == Share(weight=3.0, priority=1)
+    assert await key_store.set_share("acme", weight=0.1) == Share(weight=0.1, priority=1)
+    assert await key_store.shares() == {"acme": Share(weight=0.1, priority=1)}
+
+
+async def test_a_share_may_come_before_the_first_key(key_store):
+    """An operator prepares a tenant; one id being the beginning of another confuses nothing."""
+    await key_store.set_share("acme", weight=2)
+    await key_store.set_share("acme-2", priority=9)
+    info, _ = await key_store.create("acme-2", "k")
+    assert (await key_store.find(info.id)).share == Share(priority=9)
+    assert await key_store.shares() == {"acme": Share(weight=2.0), "acme-2": Share(priority=9)}
+
+
+@pytest.mark.parametrize(
+    ("tenant", "change", "param"),
+    [
+        ("acme", {"weight": 0.009}, "weight"),
+        ("acme", {"weight": 1000.5}, "weight"),
+        ("acme", {"weight": float("nan")}, "weight"),
+        ("acme", {"weight": 2.0, "priority": -1}, "priority"),
+        ("acme", {"priority": 10}, "priority"),
+        ("acme", {}, "weight"),
+        ("a:weight", {"weight": 2.0}, "tenant"),
+    ],
+)
+async def test_a_wrong_share_is_refused_and_changes_nothing(key_store, tenant, change, param):
+    """Each with the name of what is wrong."""
+    before = await key_store.version()
+    with pytest.raises(InvalidRequestError) as caught:
+        await key_store.set_share(tenant, **change)
+    assert caught.value.param == param
+    assert (await key_store.shares(), await key_store.version()) == ({}, before)
+
+
+async def test_a_new_share_moves_the_version(key_store):
+    """Gateways drop what they remember of the tenant's keys."""
+    before = await key_store.version()
+    await key_store.set_share("acme", weight=2)
+    assert await key_store.version() != before

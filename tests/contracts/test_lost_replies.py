@@ -11,6 +11,7 @@ from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Reply, Verdict
 from services.tenants.redis_keys import RedisKeyStore
+from services.tenants.share import Share
 from tests.support.lossy import LossyRedis
 from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
 
@@ -67,3 +68,12 @@ async def test_keys_are_made_rotated_and_revoked_once(link):
     await keys.revoke(second.id)
     assert await keys.find(second.id) is not None
     assert all(key.revoked_at for key in await keys.list())
+
+
+async def test_a_share_is_set_once(link):
+    """Twice the same is the same."""
+    keys = RedisKeyStore(link)
+    first, _ = await keys.create(TENANT, "laptop")
+    assert await keys.set_share(TENANT, weight=3) == Share(weight=3)
+    assert await keys.set_share(TENANT, priority=1) == Share(weight=3, priority=1)
+    assert (await keys.find(first.id)).share == Share(weight=3, priority=1)

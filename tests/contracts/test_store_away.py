@@ -110,7 +110,15 @@ async def test_keys_of_a_frozen_server_are_unavailable(server):
     keys = RedisKeyStore(link)
     with server.stopped():
         await assert_all_unavailable(
-            [keys.find("k"), keys.version(), keys.list(), keys.create(TENANT, "n"), keys.revoke("k")]
+            [
+                keys.find("k"),
+                keys.version(),
+                keys.list(),
+                keys.create(TENANT, "n"),
+                keys.revoke("k"),
+                keys.set_share(TENANT, weight=2),
+                keys.shares(),
+            ]
         )
     await link.close()
 

@@ -8,6 +8,7 @@ import pytest
 from cluster.errors import InvalidKeyError, StoreUnavailableError
 from services.tenants import authenticator as module
 from services.tenants.authenticator import Authenticator
+from services.tenants.share import Share
 from services.tenants.tenant import Tenant
 from tests.fakes.fake_clock import FakeClock
 from tests.fakes.steered_key_store import SteeredKeyStore
@@ -230,3 +231,30 @@ async def test_stop_ends_the_poller(store, clock):
     await authenticator.stop()
     await authenticator.stop()
     assert asyncio.all_tasks() == before
+
+
+async def test_a_key_comes_with_its_tenants_share(authenticator, store, key):
+    """As the operator set it."""
+    await store.set_share("acme", weight=3, priority=1)
+    await settle(lambda: authenticator._version == store._version)
+    assert (await authenticator.authenticate(key)).share == Share(weight=3, priority=1)
+
+
+async def test_a_new_share_counts_from_the_next_poll(authenticator, store, key):
+    """Long before the minute is over, and then it is remembered like the first: the hot path asks nobody."""
+    assert (await authenticator.authenticate(key)).share == Share()
+    await store.set_share("acme", weight=0.5)
+    await settle(lambda: authenticator._version == store._version)
+    shares = [(await authenticator.authenticate(key)).share for _ in range(5)]
+    assert shares == [Share(weight=0.5)] * 5
+    assert store.lookups == 2
+
+
+async def test_a_remembered_share_counts_while_the_store_is_away(authenticator, store, key):
+    """An outage makes nobody more or less important."""
+    await store.set_share("acme", weight=3)
+    await settle(lambda: authenticator._version == store._version)
+    await authenticator.authenticate(key)
+    store.is_away = True
+    await settle(lambda: authenticator._is_away)
+    assert (await authenticator.authenticate(key)).share == Share(weight=3)
