@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cluster.protocol import GenerateRequest, Hint, SamplingParams
 from services.conversations import ids
 from services.conversations.records import Item, Line
-from services.turns import pin, prompt, splice
+from services.turns import keep, pin, prompt, splice
 from services.turns.events import ChatTurn, GenerationOptions, Message, StoredTurn
 from services.turns.parts import TurnParts
 from services.turns.prompt import PromptMessage
@@ -102,6 +102,9 @@ async def _request(
         sampling=sampling(turn.options, limit, parts.tokenizer.stop_ids),
         pin_key=pin_key,
         hint=hint,
+        priority=turn.share.priority,
+        weight=turn.share.weight,
+        keep_s=keep.keep_s(parts.settings.keep, turn),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.protocol import FinishReason, Served, Usage
 from cluster.tokenizer.tool_calls import ToolCall
+from services.tenants.share import DEFAULT, Share
 
 
 class Role(StrEnum):
@@ -71,6 +72,7 @@ class ChatTurn:
     options: GenerationOptions = GenerationOptions()
     cache_key: str | None = None  # OpenAI's prompt_cache_key
     tools: tuple[Tool, ...] = ()
+    share: Share = DEFAULT  # the tenant's, or less
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class StoredTurn:
     instructions: str | None = None  # a system message for this turn only
     options: GenerationOptions = GenerationOptions()
     metadata: dict[str, str] = field(default_factory=dict)
+    share: Share = DEFAULT  # the tenant's, or less
 
 
 class EventKind(StrEnum):

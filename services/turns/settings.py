@@ -44,6 +44,19 @@ class JournalSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepSettings:
+    """For how long a replica is asked to keep the KV of a turn before that of one-shot turns.
+
+    Attributes:
+        conversation_s: of a turn of a stored conversation; about as long as a person takes to come back.
+        chat_s: of a stateless chat that has begun; shorter, for nobody says whether it goes on.
+    """
+
+    conversation_s: float = 600.0
+    chat_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
 class TurnSettings:
     """Limits of a turn.
 
@@ -54,6 +67,7 @@ class TurnSettings:
         inline_chars: longer prompts are encoded in a thread; 5 characters take about 2 µs.
         leave_s: how long a caller that leaves a stored turn waits for its record to be written.
         journal: of stored turns.
+        keep: of the KV of turns.
     """
 
     deadline_s: float = 1800.0
@@ -62,3 +76,4 @@ class TurnSettings:
     inline_chars: int = 20_000
     leave_s: float = 2.0
     journal: JournalSettings = field(default_factory=JournalSettings)
+    keep: KeepSettings = field(default_factory=KeepSettings)
