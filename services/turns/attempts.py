@@ -125,6 +125,8 @@ class Attempts:
     def _take_tokens(self, tokens: Tokens) -> None:
         if tokens.start != len(self.ids):
             raise ChannelError(f"Ids from {tokens.start} came where {len(self.ids)} was next.")
+        if self._request.sampling.logprobs is not None and len(tokens.logprobs or ()) != len(tokens.ids):
+            raise ChannelError(f"Ids from {tokens.start} came without their log probabilities.")
         if self.cached_tokens is None:
             self.cached_tokens = tokens.cached_tokens
         self.ids += tokens.ids

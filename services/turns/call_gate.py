@@ -53,6 +53,11 @@ class CallGate:
         self._num_leading = 0  # of the held pieces, those in front of the header: a sampled ``<|assistant|>``
         self._header = ""
 
+    @property
+    def first_held(self) -> int | None:
+        """The place of the first id whose text is held back; None when none is."""
+        return self._held[0].first if self._held else None
+
     def push(self, token_id: int, piece: Piece) -> Sequence[Piece]:
         """Take what one id completed (maybe nothing); the pieces that are known to be prose now."""
         if self._state is _State.PROSE and token_id != self._assistant_id:

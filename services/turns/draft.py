@@ -6,20 +6,17 @@ All that is wrong with a request comes out here, so a turn that is refused leave
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.protocol import GenerateRequest, Hint, SamplingParams
+from cluster.protocol import GenerateRequest, Hint
 from services.conversations import ids
 from services.conversations.records import Item, Line
 from services.turns import keep, pin, prompt, splice
-from services.turns.events import ChatTurn, GenerationOptions, Message, StoredTurn
+from services.turns.events import ChatTurn, Message, StoredTurn
 from services.turns.parts import TurnParts
 from services.turns.prompt import PromptMessage
-
-DEFAULTS = SamplingParams(max_new_tokens=1)  # ChatGLM3's own temperature, top-p and top-k
-_SEED_BITS = 63
+from services.turns.sampling import sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +27,13 @@ class Draft:
         request: the first attempt.
         stop: stop strings.
         tools: names of the tools whose calls the answer may make.
+        head: ids at the prompt's end that are the answer's first: what is sampled goes on behind them.
     """
 
     request: GenerateRequest
     stop: tuple[str, ...]
     tools: tuple[str, ...] = ()
+    head: tuple[int, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:
@@ -62,7 +61,8 @@ async def draft_chat(parts: TurnParts, turn: ChatTurn, messages: Sequence[Messag
         pin_key=pin.stateless_key(turn.tenant, messages, turn.cache_key),
         hint=next((answer.hint for answer in reversed(known.values())), None),
     )
-    return Draft(request, turn.options.stop, tuple(tool.name for tool in turn.tools))
+    tools = tuple(tool.name for tool in turn.tools)
+    return Draft(request, turn.options.stop, tools, head=prompt.head_ids(parts.tokenizer, turn.options.structure))
 
 
 async def draft_stored(
@@ -81,7 +81,7 @@ async def draft_stored(
         pin_key=pin.conversation_key(turn.tenant, ids.conversation_root(conversation)),
         hint=line.hint if line else None,
     )
-    return Draft(request, turn.options.stop)
+    return Draft(request, turn.options.stop, head=prompt.head_ids(parts.tokenizer, turn.options.structure))
 
 
 async def _request(
@@ -93,13 +93,14 @@ async def _request(
     hint: Hint | None,
 ) -> GenerateRequest:
     prompt_ids = await _encode(parts, messages)
+    prompt_ids += prompt.head_ids(parts.tokenizer, turn.options.structure)
     limit = prompt.output_limit(len(prompt_ids), turn.options.max_tokens, parts.model.context_length)
     return GenerateRequest(
         attempt=0,  # drawn for each attempt
         request_id=turn.request_id,
         tenant=turn.tenant,
         prompt_ids=prompt_ids,
-        sampling=sampling(turn.options, limit, parts.tokenizer.stop_ids),
+        sampling=sampling(turn.options, limit, parts.tokenizer),
         pin_key=pin_key,
         hint=hint,
         priority=turn.share.priority,
@@ -112,16 +113,3 @@ async def _encode(parts: TurnParts, messages: Sequence[PromptMessage]) -> list[i
     if sum(len(message.text) for message in messages) <= parts.settings.inline_chars:
         return prompt.prompt_ids(parts.tokenizer, messages)
     return await asyncio.to_thread(prompt.prompt_ids, parts.tokenizer, messages)
-
-
-def sampling(options: GenerationOptions, max_new_tokens: int, stop_ids: tuple[int, ...]) -> SamplingParams:
-    """The caller's choices, ChatGLM3's defaults where there are none, and a drawn seed where there is none."""
-    seed = secrets.randbits(_SEED_BITS) if options.seed is None else options.seed % (1 << _SEED_BITS)
-    return SamplingParams(
-        temperature=DEFAULTS.temperature if options.temperature is None else options.temperature,
-        top_p=DEFAULTS.top_p if options.top_p is None else options.top_p,
-        top_k=DEFAULTS.top_k if options.top_k is None else options.top_k,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        stop_ids=() if options.ignore_eos else stop_ids,
-    )

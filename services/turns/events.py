@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from cluster.protocol import FinishReason, Served, Usage
+from cluster.protocol import FinishReason, Served, Structure, Usage
 from cluster.tokenizer.tool_calls import ToolCall
 from services.tenants.share import DEFAULT, Share
 
@@ -57,6 +57,16 @@ class GenerationOptions:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words: tuple[str, ...] = ()
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()  # beside the model's own
+    logprobs: int | None = None  # how many of the best beside each drawn token; 0: that one alone; None: nothing
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,7 @@ class ChatTurn:
     cache_key: str | None = None  # OpenAI's prompt_cache_key
     tools: tuple[Tool, ...] = ()
     share: Share = DEFAULT  # the tenant's, or less
+    choices: int = 1  # answers to the one prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +119,21 @@ class EventKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token and the natural logarithm of its probability; ``top`` are the best ones in its place, best first.
+
+    ``data`` is what the token adds to the answer's UTF-8, maybe a part of a character; None: it shows nothing.
+    """
+
+    token: str
+    data: bytes | None
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TurnResult:
-    """How a turn ended."""
+    """How a turn ended. With several ``choices`` the other fields but ``usage`` and ``reason`` are the first one's."""
 
     reason: FinishReason
     text: str
@@ -118,11 +142,17 @@ class TurnResult:
     error_code: str = ""
     error_message: str = ""
     call: ToolCall | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the ids up to the first that a stop string touches
+    choices: tuple[TurnResult, ...] = ()  # where more than one answer was asked for: each one's own
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEvent:
-    """One numbered event. ``text`` is the delta of TEXT_DELTA and the whole text of the *_DONE events."""
+    """One numbered event. ``text`` is the delta of TEXT_DELTA and the whole text of the *_DONE events.
+
+    ``choice`` is the answer that it belongs to; each is numbered for itself. Entries of ``logprobs`` come with the
+    first delta behind which their ids are certain to stay, those of ids without text too; what is left with TEXT_DONE.
+    """
 
     seq: int
     crc: int
@@ -130,6 +160,8 @@ class TurnEvent:
     text: str = ""
     result: TurnResult | None = None  # only on the last event
     call: ToolCall | None = None  # only on TOOL_CALL
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

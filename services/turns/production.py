@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from cluster.errors import ClusterError
-from cluster.protocol import Event, Finish, FinishReason, Hint, Served, Tokens, Usage
+from cluster.protocol import Event, Finish, FinishReason, Hint, Logprobs, Served, Tokens, Usage
 from services.turns.attempts import Attempts
 from services.turns.draft import Draft
 from services.turns.events import EventKind, TurnEvent, TurnResult
@@ -29,24 +29,42 @@ _KINDS = {
 class Production:
     """Generates and projects one answer.
 
+    Args:
+        parts: shared by all turns.
+        draft: ready to be generated.
+        choice: which of several answers to one prompt it is.
+        counts_prompt: whether the prompt's tokens and its placing are counted here.
+
     Attributes:
         projection: the answer's text and ids so far.
         reason: why it ended; ABORTED while it has not.
     """
 
-    def __init__(self, parts: TurnParts, draft: Draft) -> None:
-        self.projection = Projection(parts.tokenizer, draft.stop, draft.tools)
+    def __init__(self, parts: TurnParts, draft: Draft, choice: int = 0, *, counts_prompt: bool = True) -> None:
+        self.projection = Projection(
+            parts.tokenizer,
+            draft.stop,
+            draft.tools,
+            head=draft.head,
+            choice=choice,
+            logprobs=draft.request.sampling.logprobs is not None,
+        )
         self.reason = FinishReason.ABORTED
         self._attempts = Attempts(parts.backend, draft.request, parts.settings, parts.clock)
         self._metrics = parts.metrics
         self._stopwatch = Stopwatch(parts.metrics, parts.clock)
         self._prompt_tokens = draft.prompt_tokens
+        self._counts_prompt = counts_prompt
         self._is_open = False
 
     @property
     def served(self) -> Served | None:
         """The replica that serves the answer now; None before one does."""
         return self._attempts.served
+
+    def hints(self) -> list[Hint | None]:
+        """``hint`` of each answer, of which there is one."""
+        return [self.hint()]
 
     def hint(self) -> Hint | None:
         """Where the KV of prompt and answer is now; None before a replica served."""
@@ -72,20 +90,21 @@ class Production:
                     if self.projection.is_stopped:
                         return
         finally:
-            self._metrics.cached_tokens += self.usage().cached_tokens
+            if self._counts_prompt:
+                self._metrics.cached_tokens += self.usage().cached_tokens
 
     def _frames_of(self, event: Event) -> Sequence[Frame]:
         if isinstance(event, Tokens):
-            return (self._project(event.ids),)
+            return (self._project(event.ids, event.logprobs),)
         if isinstance(event, Finish):
             self.reason = event.reason
             return ()
         return self._open(event)
 
-    def _project(self, ids: Sequence[int]) -> list[TurnEvent]:
+    def _project(self, ids: Sequence[int], logprobs: Sequence[Logprobs] | None) -> list[TurnEvent]:
         if ids:
             self._stopwatch.lap(len(ids))
-        events = self.projection.push(ids)
+        events = self.projection.push(ids, logprobs)
         if self.projection.is_stopped:
             self.reason = FinishReason.STOP
         return events
@@ -95,8 +114,9 @@ class Production:
             self._metrics.moves += 1
             return ()
         self._is_open = True
-        self._metrics.pins[served.why] += 1
-        self._metrics.prompt_tokens += self._prompt_tokens
+        if self._counts_prompt:
+            self._metrics.pins[served.why] += 1
+            self._metrics.prompt_tokens += self._prompt_tokens
         return (served, self.projection.open())
 
     def close(self) -> list[TurnEvent]:
@@ -120,8 +140,9 @@ class Production:
 
     def result(self) -> TurnResult:
         """How the answer ended, after ``close``."""
-        ids = tuple(self.projection.answer_ids())
-        return TurnResult(self.reason, self.projection.text, ids, self.usage(), call=self.projection.call)
+        shown = self.projection
+        ids = tuple(shown.answer_ids())
+        return TurnResult(self.reason, shown.text, ids, self.usage(), call=shown.call, logprobs=shown.logprobs)
 
     def usage(self) -> Usage:
         """Tokens of the whole turn, over all attempts. Ids cut off by a stop string were generated, hence count."""

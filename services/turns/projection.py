@@ -14,11 +14,13 @@ import zlib
 from collections.abc import Iterable, Sequence
 
 from cluster.errors import ToolCallError
+from cluster.protocol import Logprobs
 from cluster.tokenizer.detokenizer import IncrementalDetokenizer
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from cluster.tokenizer.tool_calls import ToolCall
 from services.turns.call_gate import CallGate, Piece
-from services.turns.events import EventKind, TurnEvent, TurnResult
+from services.turns.events import EventKind, TokenLogprob, TurnEvent, TurnResult
+from services.turns.logprobs import LogprobBook
 from services.turns.recode import encode_rest
 from services.turns.stops import StopMatcher
 
@@ -36,16 +38,38 @@ class Projection:
     text and no part of it; what began as a call and is none, because it is cut off or malformed, is text after all.
     Stop strings are for prose: they neither end a call nor cut such a text.
 
+    Args:
+        tokenizer: of the model.
+        stop: stop strings.
+        tools: names of the tools that were offered.
+        head: ids of the answer that stood in the prompt already; what follows them is visible to its last blank.
+        choice: which of several answers it is.
+        logprobs: whether ids come with their log probabilities.
+
     Attributes:
         ids: every id taken, in order; ids after the one that completed a stop string are not.
         crc: CRC-32 of ``ids``, u32 little endian.
     """
 
-    def __init__(self, tokenizer: ChatGLM3Tokenizer, stop: Sequence[str] = (), tools: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: ChatGLM3Tokenizer,
+        stop: Sequence[str] = (),
+        tools: Sequence[str] = (),
+        *,
+        head: Sequence[int] = (),
+        choice: int = 0,
+        logprobs: bool = False,
+    ) -> None:
         self.ids: list[int] = []
         self.crc = 0
         self._tokenizer = tokenizer
         self._detokenizer = IncrementalDetokenizer(tokenizer)
+        self._head = list(head)
+        for token_id in head:
+            self._detokenizer.push(token_id)
+        self._choice = choice
+        self._book = LogprobBook(tokenizer) if logprobs else None
         self._stops = StopMatcher(stop)
         self._gate = CallGate(tools, tokenizer.role_id("assistant")) if tools else None
         self._seq = 0
@@ -64,6 +88,11 @@ class Projection:
         return "".join(self._deltas)
 
     @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """The entries that went out; after ``close``, all but those from the first id that a stop string touches."""
+        return self._book.told() if self._book else ()
+
+    @property
     def call(self) -> ToolCall | None:
         """The call that the answer ends in, after ``close``."""
         return self._gate.call if self._gate else None
@@ -77,8 +106,14 @@ class Projection:
         """The events before any id."""
         return [self._event(kind) for kind in _OPENING]
 
-    def push(self, ids: Sequence[int]) -> list[TurnEvent]:
-        """One delta for each id that completes text that cannot belong to a stop string."""
+    def push(self, ids: Sequence[int], logprobs: Sequence[Logprobs] | None = None) -> list[TurnEvent]:
+        """One delta for each id that completes text that cannot belong to a stop string.
+
+        ``logprobs`` has one entry per id where the projection was made for them.
+        """
+        if self._book is not None:
+            assert logprobs is not None, "the attempts checked it"
+            self._book.add(ids, logprobs)
         events: list[TurnEvent] = []
         for token_id in ids:
             if self._stops.is_matched:
@@ -92,8 +127,8 @@ class Projection:
         """No id follows: text held back goes out, then the text, part and item are done, then comes the call."""
         held = self._flush()
         events = [self._delta(held)] if held else []
-        text = self.text
-        events += [self._event(kind, text) for kind in _CLOSING]
+        text, rest = self.text, self._tell(self._num_settled() if self.is_stopped else len(self.ids))
+        events += [self._event(kind, text, logprobs=rest if kind is EventKind.TEXT_DONE else ()) for kind in _CLOSING]
         return [*events, self._event(EventKind.TOOL_CALL, call=self.call)] if self.call else events
 
     def end(self, kind: EventKind, result: TurnResult) -> TurnEvent:
@@ -108,7 +143,7 @@ class Projection:
         """
         if self.is_stopped:
             return self._ids_before_stop()
-        return self.ids[: len(self.ids) - self._detokenizer.pending]
+        return self._head + self.ids[: len(self.ids) - self._detokenizer.pending]
 
     def _take(self, token_id: int) -> str:
         first = len(self.ids) - self._detokenizer.pending  # the first id whose text this one completes
@@ -129,7 +164,7 @@ class Projection:
 
     def _show(self, text: str, first: int) -> str:
         """The part of the text that may be seen now; ``first`` is the place of the first id that it comes from."""
-        if not self._length:
+        if not self._length and not self._head:
             text = text.lstrip()
         if not text:
             return ""
@@ -142,16 +177,43 @@ class Projection:
         while self._units and self._units[-1][0] > len(text):
             self._units.pop()
         length, count = self._units[-1]  # of the first id that touches the stop string
-        kept = self.ids[:count]
+        kept = self._head + self.ids[:count]
         return kept + encode_rest(self._tokenizer, kept, text, text[length:])
 
     def _delta(self, text: str) -> TurnEvent:
         self._deltas.append(text)
-        return self._event(EventKind.TEXT_DELTA, text)
+        logprobs = self._tell(self._num_settled()) if self._book else ()
+        return self._event(EventKind.TEXT_DELTA, text, logprobs=logprobs)
+
+    def _tell(self, end: int) -> tuple[TokenLogprob, ...]:
+        return self._book.tell(end) if self._book else ()
+
+    def _num_settled(self) -> int:
+        """How many ids are certain to stay: those before the first that a stop string, or a call, may still touch."""
+        if self.is_stopped:
+            return self._place_of(len(self.text))
+        if self._stops.held:
+            return self._place_of(self._length - len(self._stops.held))
+        held = self._gate.first_held if self._gate else None
+        return len(self.ids) - self._detokenizer.pending if held is None else held
+
+    def _place_of(self, length: int) -> int:
+        """The place of the first id whose text goes beyond the first ``length`` visible characters."""
+        end, place = self._length, len(self.ids) - self._detokenizer.pending
+        for start, first in reversed(self._units):
+            if end <= length:
+                break
+            end, place = start, first
+        return place
 
     def _event(
-        self, kind: EventKind, text: str = "", result: TurnResult | None = None, call: ToolCall | None = None
+        self,
+        kind: EventKind,
+        text: str = "",
+        result: TurnResult | None = None,
+        call: ToolCall | None = None,
+        logprobs: tuple[TokenLogprob, ...] = (),
     ) -> TurnEvent:
-        event = TurnEvent(self._seq, self.crc, kind, text, result, call)
+        event = TurnEvent(self._seq, self.crc, kind, text, result, call, self._choice, logprobs)
         self._seq += 1
         return event

@@ -20,16 +20,21 @@ def encode_rest(tokenizer: ChatGLM3Tokenizer, kept: Sequence[int], text: str, re
     else its bytes, which always do.
     """
     for ids in _candidates(tokenizer, rest):
-        if tokenizer.decode([*kept, *ids]).lstrip() == text:
+        if tokenizer.decode([*kept, *ids]).lstrip() == text.lstrip():
             return ids
     raise AssertionError("bytes decode to themselves")
+
+
+def inner_ids(tokenizer: ChatGLM3Tokenizer, text: str) -> list[int]:
+    """The tokenizer's own ids of a text that stands in the middle of another: nothing is put in front of it."""
+    # A newline is a byte piece, which nothing merges with: what stands behind it has no dummy prefix.
+    ids = tokenizer.encode_text("\n" + text)
+    return ids[ids.index(_NEWLINE_ID) + 1 :]
 
 
 def _candidates(tokenizer: ChatGLM3Tokenizer, rest: str) -> Iterator[list[int]]:
     if not rest:
         yield []
         return
-    # A newline is a byte piece, which nothing merges with: what stands behind it has no dummy prefix.
-    ids = tokenizer.encode_text("\n" + rest)
-    yield ids[ids.index(_NEWLINE_ID) + 1 :]
+    yield inner_ids(tokenizer, rest)
     yield [byte + _FIRST_BYTE_ID for byte in rest.encode()]

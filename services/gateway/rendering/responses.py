@@ -28,8 +28,8 @@ from services.gateway.schemas.response import (
 )
 from services.gateway.schemas.responses import ResponseRequest
 from services.gateway.sse import frame
-from services.turns.draft import DEFAULTS
 from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
+from services.turns.sampling import DEFAULTS
 
 _ENDS: dict[EventKind, tuple[str, Status]] = {
     EventKind.COMPLETED: ("response.completed", "completed"),
