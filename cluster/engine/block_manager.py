@@ -2,45 +2,29 @@
 
 A page is FREE, ACTIVE (some table holds it) or CACHED (nobody holds it, but the index can find it). A full page is
 indexed as soon as it is computed, under a key that chains its tokens to its parent's key, down to a root that names
-model and salt: equal keys mean equal prefixes of one tenant. The index is therefore a tree of pages.
+model and salt: equal keys mean equal prefixes of one tenant. The index is therefore a tree of pages per tenant.
 
 A table holds its whole path. If its newest full page turns out to be indexed already (another sequence computed the
 same tokens at the same time), the table takes the indexed page and gives its own back. So a page's parent is always
-held at least as long as the page, and because ``release`` puts the tail into the LRU before the head, the oldest
-cached page is always a leaf: eviction is O(1) and never cuts a path in the middle.
+held at least as long as the page. That and ``release``, which lets the tail go before the head, make eviction cheap:
+the oldest cached page of a tenant is always a leaf. Which tenant loses it: ``eviction``; which page: ``tenant_pages``.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from weakref import WeakValueDictionary
 
+from cluster.engine.eviction import Eviction
+from cluster.engine.page_tree import Node
+from cluster.engine.tenant_pages import Tenant, TenantPages
+
 KEY_BYTES = 16
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Node:
-    """An indexed page, or (parent None, page 0) the root of one salt.
-
-    Attributes:
-        key: 128 bit digest of the path down to here.
-        tokens: the page's token ids as int32 bytes; compared on every hit, the key alone is not trusted.
-        num_children: indexed pages that follow this one.
-        weight: of a root, its tenant's part of the cache.
-        keep_until: seconds on the engine's clock until which somebody wished to find the page again.
-    """
-
-    key: bytes
-    parent: Node | None
-    tokens: bytes
-    page: int
-    num_children: int = 0
-    weight: float = 1.0
-    keep_until: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -51,10 +35,18 @@ class BlockTable:
         pages: page numbers in order, int32.
         path: the nodes of the leading pages, root first; ``pages[i]`` is ``path[i + 1].page``. Pages beyond the path
             are this table's alone.
+        is_counted: whether the hits and misses of its admission are counted.
+        misses: prompt pages that the latest lookup did not find.
     """
 
-    path: list[Node]
+    tenant: Tenant
     pages: array[int] = field(default_factory=lambda: array("i"))
+    path: list[Node] = field(init=False)
+    is_counted: bool = False
+    misses: int = 0
+
+    def __post_init__(self) -> None:
+        self.path = [self.tenant]
 
     @property
     def num_indexed(self) -> int:
@@ -68,26 +60,22 @@ class BlockManager:
     def __init__(self, *, num_pages: int, page_size: int, model_id: str) -> None:
         self.num_pages = num_pages
         self.page_size = page_size
+        self.num_cached = 0
         self.evicted_pages = 0
-        self._now = 0.0
         self._model_id = model_id.encode()
         self._free = list(range(num_pages - 1, 0, -1))
         self._refs = [0] * num_pages
         self._nodes: list[Node | None] = [None] * num_pages
         self._index: dict[bytes, Node] = {}
-        self._lru: OrderedDict[int, None] = OrderedDict()  # CACHED pages, longest unused first
-        # A root lives as long as a table or a page of its salt, so tenants that left cost nothing.
-        self._roots: WeakValueDictionary[str, Node] = WeakValueDictionary()
+        # A tenant lives as long as a table or a page of its salt, so those that left cost nothing.
+        self._tenants: WeakValueDictionary[str, Tenant] = WeakValueDictionary()
+        self._eviction = Eviction(self._tenants)
+        self._num_uses = 0
 
     @property
     def num_available(self) -> int:
         """Pages that can be handed out now: FREE and CACHED."""
-        return len(self._free) + len(self._lru)
-
-    @property
-    def num_cached(self) -> int:
-        """CACHED pages."""
-        return len(self._lru)
+        return len(self._free) + self.num_cached
 
     @property
     def num_active(self) -> int:
@@ -98,21 +86,27 @@ class BlockManager:
         """Pages that ``num_tokens`` tokens occupy."""
         return -(-num_tokens // self.page_size)
 
+    def tenants(self) -> dict[str, TenantPages]:
+        """The account of every tenant with a table or a page. O(tenants)."""
+        return {salt: tenant.pages() for salt, tenant in self._tenants.items()}
+
     def observe(self, now: float) -> None:
         """Take the time, in seconds on the engine's clock; it never goes back."""
-        self._now = max(self._now, now)
+        self._eviction.observe(now)
 
     def open(self, salt: str, *, weight: float = 1.0) -> BlockTable:
         """An empty table whose pages are shared only with tables of the same salt.
 
         ``weight`` (positive) is the tenant's part of the cache against other tenants; the latest one given counts.
         """
-        root = self._roots.get(salt)
-        if root is None:
+        tenant = self._tenants.get(salt)
+        if tenant is None:
             key = _digest(len(self._model_id).to_bytes(8, "little"), self._model_id + salt.encode())
-            root = self._roots[salt] = Node(key=key, parent=None, tokens=b"", page=0)
-        root.weight = weight
-        return BlockTable(path=[root])
+            tenant = self._tenants[salt] = Tenant(key=key, parent=None, tokens=b"", page=0, salt=salt)
+        if tenant.weight != weight:
+            tenant.weight = weight
+            self._eviction.note(salt)
+        return BlockTable(tenant)
 
     def extend(self, table: BlockTable, token_ids: array[int]) -> int:
         """Append the cached pages that continue ``table``; returns the tokens they hold.
@@ -120,23 +114,34 @@ class BlockManager:
         At least one token of ``token_ids`` stays uncovered: without computing one there are no logits. A table with
         unindexed pages is left as it is.
         """
-        first = len(table.pages)
+        first, last = len(table.pages), (len(token_ids) - 1) // self.page_size
         if table.num_indexed < first:
             return 0
-        for i in range(first, (len(token_ids) - 1) // self.page_size):
+        for i in range(first, last):
             node = self._find(table.path[-1], self._page_tokens(token_ids, i))
             if node is None:
                 break
-            self._hold(node.page)
+            self._hold(table.tenant, node)
             table.pages.append(node.page)
             table.path.append(node)
+        table.misses = max(last - len(table.pages), 0)
+        if len(table.pages) > first:
+            self._eviction.note(table.tenant.salt)
         return (len(table.pages) - first) * self.page_size
 
     def grow(self, table: BlockTable, num_tokens: int) -> bool:
-        """Give ``table`` pages for ``num_tokens`` tokens in all; False, and nothing changed, if there are too few."""
+        """Give ``table`` pages for ``num_tokens`` tokens in all; False, and nothing changed, if there are too few.
+
+        The first pages that a table gets are its admission: what was found for it, and what was not, is counted.
+        """
         needed = self.pages_for(num_tokens) - len(table.pages)
+        if needed <= 0:
+            return True
         if needed > self.num_available:
             return False
+        table.tenant.held += needed  # first of all, so that who asks pays before others do
+        self._eviction.note(table.tenant.salt)
+        self._count_lookup(table)
         for _ in range(needed):
             page = self._free.pop() if self._free else self._evict()
             self._refs[page] = 1
@@ -152,27 +157,31 @@ class BlockManager:
     def release(self, table: BlockTable, *, keep_until: float = 0.0) -> None:
         """Empty ``table``. Indexed pages that nobody else holds become CACHED, others FREE.
 
-        ``keep_until`` (seconds on the engine's clock) is a wish: until then its pages go after those without one.
+        ``keep_until`` (finite, seconds on the engine's clock) is a wish: until then these pages go after those
+        without one, but not at the cost of a tenant that has less than its share.
         """
-        for node in table.path[1:]:
-            node.keep_until = max(node.keep_until, keep_until)
+        if keep_until > self._eviction.now:
+            second = math.ceil(keep_until)
+            for node in table.path[1:]:
+                node.keep_until = max(node.keep_until, second)
         while table.pages:  # tail first: see the module's docstring
             page = table.pages.pop()
             self._refs[page] -= 1
             if not self._refs[page]:
-                self._retire(page)
+                self._retire(table.tenant, page)
         del table.path[1:]
+        self._eviction.note(table.tenant.salt)
 
     def discard(self, table: BlockTable) -> None:
         """Empty ``table`` and forget its pages, because their contents are in doubt (NaN, a failed step).
 
         Cached pages that continue them go too, or a bad page would stay for their sake. A page that another table
-        holds stays; if it is bad, that table fails in turn and takes it along. O(cached pages).
+        holds stays; if it is bad, that table fails in turn and takes it along. O(what hangs below the table's pages).
         """
         for node in reversed(self._cached_below(table.path[1:])):
-            del self._lru[node.page]
+            self._uncache(table.tenant, node)
+            self._free_page(table.tenant, node.page)
             self._unindex(node)
-            self._free.append(node.page)
         for node in reversed(table.path[1:]):
             if self._refs[node.page] == 1:
                 self._unindex(node)
@@ -180,18 +189,24 @@ class BlockManager:
 
     def _cached_below(self, nodes: list[Node]) -> list[Node]:
         """The CACHED descendants of ``nodes``, parents before their children."""
-        above, found = set(nodes), []
-        for page in reversed(self._lru):  # children were released before their parents
-            node = self._nodes[page]
-            if node is not None and node.parent in above:
-                above.add(node)
-                found.append(node)
+        found, unvisited = [], nodes
+        while unvisited:
+            cached = [child for child in unvisited.pop().children() if not self._refs[child.page]]
+            found += cached
+            unvisited += cached
         return found
 
     def clear_cache(self) -> None:
         """Forget every page that nobody holds."""
-        while self._lru:
+        while self.num_cached:
             self._free.append(self._evict())
+
+    def _count_lookup(self, table: BlockTable) -> None:
+        if table.is_counted:
+            return
+        table.is_counted = True
+        table.tenant.hits += table.num_indexed
+        table.tenant.misses += table.misses
 
     def _commit_page(self, table: BlockTable, i: int, tokens: bytes) -> bool:
         parent = table.path[-1]
@@ -200,20 +215,21 @@ class BlockManager:
         if node is None:
             node = Node(key=key, parent=parent, tokens=tokens, page=table.pages[i])
             self._index[key] = self._nodes[node.page] = node
-            parent.num_children += 1
+            node.link()
         elif node.parent is not parent or node.tokens != tokens:
             return False  # two prefixes with one digest: the second is served, but not kept
         else:
-            self._replace(table, i, node.page)
+            self._replace(table, i, node)
         table.path.append(node)
         return True
 
-    def _replace(self, table: BlockTable, i: int, page: int) -> None:
-        """Swap page ``i`` of ``table``, held by it alone, for ``page`` of equal content."""
-        own, table.pages[i] = table.pages[i], page
-        self._hold(page)
+    def _replace(self, table: BlockTable, i: int, node: Node) -> None:
+        """Swap page ``i`` of ``table``, held by it alone, for the indexed page of equal content."""
+        own, table.pages[i] = table.pages[i], node.page
+        self._hold(table.tenant, node)
         self._refs[own] = 0
-        self._free.append(own)
+        self._free_page(table.tenant, own)
+        self._eviction.note(table.tenant.salt)
 
     def _find(self, parent: Node, tokens: bytes) -> Node | None:
         node = self._index.get(_digest(parent.key, tokens))
@@ -221,28 +237,45 @@ class BlockManager:
             return None
         return node
 
-    def _hold(self, page: int) -> None:
-        if not self._refs[page]:
-            del self._lru[page]
-        self._refs[page] += 1
+    def _hold(self, tenant: Tenant, node: Node) -> None:
+        if not self._refs[node.page]:
+            self._uncache(tenant, node)
+        self._refs[node.page] += 1
 
-    def _retire(self, page: int) -> None:
-        if self._nodes[page] is None:
-            self._free.append(page)
-        else:
-            self._lru[page] = None
+    def _uncache(self, tenant: Tenant, node: Node) -> None:
+        tenant.cached.remove(node.page, node.keep_until)
+        self.num_cached -= 1
+
+    def _retire(self, tenant: Tenant, page: int) -> None:
+        node = self._nodes[page]
+        if node is None:
+            self._free_page(tenant, page)
+            return
+        if node.keep_until <= self._eviction.now:
+            node.keep_until = 0
+        self.num_cached += 1
+        self._num_uses += 1
+        if tenant.cached.add(page, stamp=self._num_uses, keep_until=node.keep_until):
+            self._eviction.note_end(node.keep_until, tenant.salt)
+
+    def _free_page(self, tenant: Tenant, page: int) -> None:
+        self._free.append(page)
+        tenant.held -= 1
 
     def _evict(self) -> int:
-        page, _ = self._lru.popitem(last=False)
+        tenant = self._eviction.victim()
+        page = tenant.cached.pop(self._eviction.now)
         node = self._nodes[page]
         assert node is not None, "a cached page is indexed"
         self._unindex(node)
+        self._eviction.note(tenant.salt)
+        tenant.held -= 1
+        self.num_cached -= 1
         self.evicted_pages += 1
         return page
 
     def _unindex(self, node: Node) -> None:
-        assert node.parent is not None, "roots are not indexed"
-        node.parent.num_children -= 1
+        node.unlink()
         self._nodes[node.page] = None
         del self._index[node.key]
 
@@ -254,49 +287,59 @@ class BlockManager:
         held = list(tables)
         self._check_states(held)
         self._check_tree()
-        self._check_lru()
+        for tenant in self._tenants.values():
+            self._check_tenant(tenant, [table for table in held if table.tenant is tenant])
         for table in held:
             self._check_table(table)
+        self._eviction.debug_check()
 
     def _check_states(self, tables: list[BlockTable]) -> None:
         refs = Counter(page for table in tables for page in table.pages)
         assert self._refs == [refs[page] for page in range(self.num_pages)], "a count differs from the tables"
-        states = [*self._free, *self._lru, *refs]
-        assert sorted(states) == list(range(1, self.num_pages)), "a page is lost, or in two states"
+        cached = [page for tenant in self._tenants.values() for page in tenant.cached]
+        assert sorted([*self._free, *cached, *refs]) == list(range(1, self.num_pages)), (
+            "a page is lost, or in two states"
+        )
+        assert self.num_cached == len(cached), "cached pages are miscounted"
 
     def _check_tree(self) -> None:
         indexed = {node.page: node for node in self._index.values()}
         assert len(indexed) == len(self._index), "two nodes hold one page"
         assert self._nodes == [indexed.get(page) for page in range(self.num_pages)], "index and pages differ"
-        children = Counter(node.parent for node in self._index.values())
         for key, node in self._index.items():
             parent = node.parent
             assert parent is not None, "a root is indexed"
             assert parent.parent is None or self._index.get(parent.key) is parent, "a page outlived its parent"
             assert key == node.key == _digest(parent.key, node.tokens), "a key is not that of its path"
             assert len(node.tokens) == self.page_size * array("i").itemsize, "a page is indexed before it is full"
-        for node in (*self._roots.values(), *self._index.values()):
-            assert node.num_children == children[node], "children are miscounted"
+        linked = [(node, child) for node in (*self._tenants.values(), *indexed.values()) for child in node.children()]
+        assert all(child.parent is node for node, child in linked), "a page is linked below another than its parent"
+        assert Counter(child.page for _, child in linked) == Counter(list(indexed)), "children are miscounted"
 
-    def _check_lru(self) -> None:
-        age = {page: i for i, page in enumerate(self._lru)}
-        for node in self._index.values():
+    def _check_tenant(self, tenant: Tenant, tables: list[BlockTable]) -> None:
+        active = {page for table in tables for page in table.pages}
+        assert tenant.held == len(active) + tenant.cached.num_pages, "pages of a tenant are miscounted"
+        tenant.cached.debug_check(self._nodes)
+        order = {page: i for i, page in enumerate(tenant.cached.in_order(self._eviction.now))}
+        for page, rank in order.items():
+            node = self._nodes[page]
+            assert node is not None, "a cached page is not indexed"
             parent = node.parent
-            if parent is not None and parent.page in age:
-                assert age.get(node.page, self.num_pages) < age[parent.page], "a page could go before its child"
+            assert parent is not None, "a root is cached"
+            assert order.get(parent.page, self.num_pages) > rank, "a page could go before its child"
+            is_kept = parent is tenant or node.keep_until <= max(parent.keep_until, self._eviction.now)
+            assert is_kept, "a page is kept longer than its parent"
 
     def _check_table(self, table: BlockTable) -> None:
-        root = table.path[0]
-        assert any(root is known for known in self._roots.values()), "a salt has two roots"
+        assert any(table.path[0] is tenant for tenant in self._tenants.values()), "a salt has two roots"
+        assert table.path[0] is table.tenant, "a table is of another tenant than its path"
         for parent, node, page in zip(table.path, table.path[1:], table.pages, strict=False):
             assert node.parent is parent, "a table leaves its path, or its salt"
-            assert node.page == page == self._nodes_page(node), "a table and its path differ"
+            assert self._nodes[page] is node, "a table and its path differ"
+            assert node.page == page, "a table and its path differ"
         for page in table.pages[table.num_indexed :]:
             assert self._refs[page] == 1, "a page being written is shared"
             assert self._nodes[page] is None, "a page being written is indexed"
-
-    def _nodes_page(self, node: Node) -> int:
-        return node.page if self._nodes[node.page] is node else 0
 
 
 def _digest(parent: bytes, tokens: bytes) -> bytes:

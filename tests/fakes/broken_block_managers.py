@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from array import array
 
-from cluster.engine.block_manager import BlockManager, BlockTable, Node
+from cluster.engine.block_manager import BlockManager, BlockTable
+from cluster.engine.page_tree import Node
+from cluster.engine.tenant_pages import Tenant
 
 
 class ForgetsHolders(BlockManager):
     """Counts one holder of a page, however many there are."""
 
-    def _hold(self, page: int) -> None:
-        super()._hold(page)
-        self._refs[page] = 1
+    def _hold(self, tenant: Tenant, node: Node) -> None:
+        super()._hold(tenant, node)
+        self._refs[node.page] = 1
 
 
 class FreesIndexedPages(BlockManager):
     """Gives a released page out again while the index still names it."""
 
-    def _retire(self, page: int) -> None:
-        super()._retire(page)
-        if page in self._lru:
-            del self._lru[page]
-            self._free.append(page)
+    def _retire(self, tenant: Tenant, page: int) -> None:
+        super()._retire(tenant, page)
+        node = self._nodes[page]
+        if node is not None:
+            self._uncache(tenant, node)
+            self._free_page(tenant, page)
 
 
 class IgnoresThePrefix(BlockManager):
@@ -66,8 +69,8 @@ class ReleasesHeadFirst(BlockManager):
 class KeepsDuplicates(BlockManager):
     """Keeps its own copy of a page that is indexed already, but counts it as indexed."""
 
-    def _replace(self, table: BlockTable, i: int, page: int) -> None:
-        del table, i, page
+    def _replace(self, table: BlockTable, i: int, node: Node) -> None:
+        del table, i, node
 
 
 class SharesTheNewestPage(BlockManager):
@@ -84,9 +87,9 @@ class SharesTheNewestPage(BlockManager):
 class LeaksTails(BlockManager):
     """Forgets to give back pages that were never full."""
 
-    def _retire(self, page: int) -> None:
+    def _retire(self, tenant: Tenant, page: int) -> None:
         if self._nodes[page] is not None:
-            super()._retire(page)
+            super()._retire(tenant, page)
 
 
 BROKEN = [

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.engine import block_manager
 from cluster.engine.block_manager import BlockManager, BlockTable
+from cluster.engine.tenant_pages import Tenant
 
 PAGE = 4
 
@@ -204,7 +205,7 @@ def test_tenants_that_left_cost_nothing() -> None:
     for i in range(50):
         manager.release(computed(manager, range(9), salt=f"tenant-{i}"))
     manager.clear_cache()
-    assert len(manager._roots) == 0
+    assert len(manager._tenants) == 0
 
 
 def test_equal_digests_of_different_pages_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +220,12 @@ def test_equal_digests_of_different_pages_are_told_apart(monkeypatch: pytest.Mon
     assert found(manager, [1] * 5) == 4
 
 
+def unused_last(tenant: Tenant) -> None:
+    """Put the page that was used last in front."""
+    queue = tenant.cached._queues[0]
+    queue.move_to_end(next(reversed(queue)), last=False)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -226,13 +233,21 @@ def test_equal_digests_of_different_pages_are_told_apart(monkeypatch: pytest.Mon
         lambda manager, _: manager._free.pop(),
         lambda manager, table: manager._refs.__setitem__(table.pages[0], 2),
         lambda manager, _: manager._index.popitem(),
-        lambda _, table: setattr(table.path[1], "num_children", 5),
+        lambda _, table: setattr(table.path[1], "first_child", None),
         lambda _, table: setattr(table.path[1], "tokens", table.path[2].tokens),
         lambda _, table: table.pages.reverse(),
         lambda manager, table: manager._nodes.__setitem__(table.pages[2], table.path[2]),
-        lambda manager, _: manager._lru.move_to_end(next(reversed(manager._lru)), last=False),
+        lambda _, table: unused_last(table.tenant),
+        lambda _, table: setattr(table.tenant, "held", 9),
+        lambda _, table: setattr(table.tenant.cached, "num_pages", 3),
+        lambda manager, _: setattr(manager, "num_cached", 3),
+        lambda manager, table: setattr(manager._nodes[next(iter(table.tenant.cached))], "keep_until", 4),
+        lambda manager, _: manager._eviction._counted.clear(),
     ],
-    ids=["double", "lost", "count", "index", "children", "tokens", "order", "written", "lru"],
+    ids=[
+        *("double", "lost", "count", "index", "children", "tokens", "order", "written"),
+        *("lru", "held", "tenant's cached", "cached", "wish", "share"),
+    ],
 )
 def test_debug_check_sees_damage(damage) -> None:
     """Each kind of damage to the bookkeeping fails the check."""
