@@ -17,6 +17,7 @@ from services.changes import Change
 from services.conversations.store import ConversationStore
 from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
+from services.tenants.share import Share
 from services.turns.events import ChatTurn, StoredTurn, TurnEvent, TurnStarted
 
 TurnStream = AsyncGenerator[TurnStarted | TurnEvent, None]
@@ -43,6 +44,11 @@ class TenantLike(Protocol):
     @property
     def id(self) -> str:
         """Prefixes every key of the store and salts the KV cache."""
+        ...
+
+    @property
+    def share(self) -> Share:
+        """What the operator has given it."""
         ...
 
 

@@ -143,6 +143,7 @@ def _begun(started: TurnStarted, response_id: str, request: ResponseRequest) -> 
         model=request.model,
         conversation=None if conversation is None else ConversationOfResponse(id=conversation),
         prompt_cache_key=request.prompt_cache_key,
+        service_tier="flex" if request.service_tier == "flex" else "default",
         store=request.is_stored,
         temperature=DEFAULTS.temperature if request.temperature is None else request.temperature,
         top_p=DEFAULTS.top_p if request.top_p is None else request.top_p,

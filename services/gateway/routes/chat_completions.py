@@ -34,7 +34,7 @@ async def create_chat_completion(request: Request, deps: Deps, tenant: CurrentTe
     """Answer a chat whose whole history comes with the request."""
     body = await read_body(request, ChatCompletionRequest)
     model = deps.model(body.model)
-    turn = body.turn(tenant=tenant.id, request_id=summary_of(request.scope).request_id)
+    turn = body.turn(tenant=tenant.id, share=tenant.share, request_id=summary_of(request.scope).request_id)
     rendering = partial(
         ChatRendering,
         completion_id=f"chatcmpl-{uuid.uuid4().hex}",

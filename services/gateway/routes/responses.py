@@ -31,7 +31,7 @@ async def create_response(request: Request, deps: Deps, tenant: CurrentTenant) -
     """Answer a turn, and keep it unless `store` is false."""
     body = await read_body(request, ResponseRequest)
     deps.model(body.model)
-    turn = body.turn(tenant=tenant.id, request_id=summary_of(request.scope).request_id)
+    turn = body.turn(tenant=tenant.id, share=tenant.share, request_id=summary_of(request.scope).request_id)
     stream = deps.turns.respond(turn) if isinstance(turn, StoredTurn) else deps.turns.chat(turn)
 
     def rendering(started: TurnStarted) -> ResponseRendering:

@@ -14,7 +14,9 @@ from cluster.errors import InvalidRequestError
 from services.gateway.schemas.base import MaxTokens, Metadata, ModelName, RequestBody, SamplingFields, only
 from services.gateway.schemas.history import messages_of
 from services.gateway.schemas.messages import ChatMessage
+from services.gateway.schemas.tiers import ServiceTier, share_in
 from services.gateway.schemas.tools import Tools, tools_of
+from services.tenants.share import Share
 from services.turns.events import ChatTurn
 
 
@@ -39,6 +41,7 @@ class ChatCompletionRequest(SamplingFields):
     tools: Tools | None = None
     tool_choice: Annotated[Any, only("none", "auto")] = None
     parallel_tool_calls: bool | None = None  # the model makes one call a turn whatever it says
+    service_tier: ServiceTier | None = None
 
     n: Annotated[Any, only(1)] = None
     store: Annotated[Any, only(False)] = None
@@ -57,14 +60,13 @@ class ChatCompletionRequest(SamplingFields):
     verbosity: Annotated[Any, only("medium")] = None
     web_search_options: Annotated[Any, only()] = None
     moderation: Annotated[Any, only()] = None
-    service_tier: Annotated[Any, only("auto", "default")] = None
 
     @property
     def include_usage(self) -> bool:
         """Whether the stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def turn(self, *, tenant: str, request_id: str) -> ChatTurn:
+    def turn(self, *, tenant: str, share: Share, request_id: str) -> ChatTurn:
         """The turn asked for.
 
         Raises:
@@ -80,4 +82,5 @@ class ChatCompletionRequest(SamplingFields):
             options=self.options(self.max_completion_tokens or self.max_tokens),
             cache_key=self.prompt_cache_key or None,
             tools=() if self.tool_choice == "none" else tools,
+            share=share_in(self.service_tier, share),
         )

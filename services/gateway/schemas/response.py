@@ -115,7 +115,7 @@ class Response(Shape):
     previous_response_id: str | None = None
     conversation: ConversationOfResponse | None
     prompt_cache_key: str | None
-    service_tier: Literal["default"] = "default"
+    service_tier: Literal["default", "flex"] = "default"
     store: bool
     temperature: float
     text: TextSettings = TextSettings()

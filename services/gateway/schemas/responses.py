@@ -20,6 +20,8 @@ from services.gateway.schemas.base import (
     only,
 )
 from services.gateway.schemas.messages import InputItem
+from services.gateway.schemas.tiers import ServiceTier, share_in
+from services.tenants.share import Share
 from services.turns.events import ChatTurn, Message, Role, StoredTurn
 
 
@@ -78,6 +80,7 @@ class ResponseRequest(SamplingFields):
     user: str | None = None
     text: TextConfig | None = None
     parallel_tool_calls: bool | None = None
+    service_tier: ServiceTier | None = None
 
     previous_response_id: Annotated[Any, only()] = None
     background: Annotated[Any, only(False)] = None
@@ -91,7 +94,6 @@ class ResponseRequest(SamplingFields):
     truncation: Annotated[Any, only("disabled")] = None
     moderation: Annotated[Any, only()] = None
     context_management: Annotated[Any, only([])] = None
-    service_tier: Annotated[Any, only("auto", "default")] = None
 
     @property
     def is_stored(self) -> bool:
@@ -103,24 +105,24 @@ class ResponseRequest(SamplingFields):
         """The conversation the turn belongs to."""
         return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
 
-    def turn(self, *, tenant: str, request_id: str) -> StoredTurn | ChatTurn:
+    def turn(self, *, tenant: str, share: Share, request_id: str) -> StoredTurn | ChatTurn:
         """The turn asked for.
 
         Raises:
             InvalidRequestError: fields contradict each other.
         """
         if self.is_stored:
-            return self._stored(tenant, request_id)
+            return self._stored(tenant, share_in(self.service_tier, share), request_id)
         if self.conversation is not None:
             raise InvalidRequestError("A turn of a conversation is always stored.", param="store")
-        return self._stateless(tenant, request_id)
+        return self._stateless(tenant, share_in(self.service_tier, share), request_id)
 
     def _messages(self) -> tuple[Message, ...]:
         if isinstance(self.input, str):
             return (Message(Role.USER, self.input),)
         return tuple(item.message() for item in self.input)
 
-    def _stored(self, tenant: str, request_id: str) -> StoredTurn:
+    def _stored(self, tenant: str, share: Share, request_id: str) -> StoredTurn:
         return StoredTurn(
             tenant=tenant,
             request_id=request_id,
@@ -129,9 +131,10 @@ class ResponseRequest(SamplingFields):
             instructions=self.instructions,
             options=self.options(self.max_output_tokens),
             metadata=dict(self.metadata or {}),
+            share=share,
         )
 
-    def _stateless(self, tenant: str, request_id: str) -> ChatTurn:
+    def _stateless(self, tenant: str, share: Share, request_id: str) -> ChatTurn:
         system = () if self.instructions is None else (Message(Role.SYSTEM, self.instructions),)
         return ChatTurn(
             tenant=tenant,
@@ -139,4 +142,5 @@ class ResponseRequest(SamplingFields):
             messages=system + self._messages(),
             options=self.options(self.max_output_tokens),
             cache_key=self.prompt_cache_key or None,
+            share=share,
         )
