@@ -17,7 +17,7 @@ class FinishReason(StrEnum):
     STOP = "stop"  # a stop id was sampled; it is not part of the output
     LENGTH = "length"  # max_new_tokens or the context's end was reached
     ABORTED = "aborted"  # the owner asked for it
-    MOVED = "moved"  # the replica is draining; the owner goes on elsewhere
+    MOVED = "moved"  # the engine has died under it; the owner goes on elsewhere
     FAILED = "failed"  # this sequence alone cannot go on; ``Finish.error`` says why
 
 

@@ -90,7 +90,7 @@ class Engine:
         return self.scheduler.take_outputs()
 
     def abandon(self, error: str) -> list[StepOutput]:
-        """The last events of every attempt, failed with ``error``; the engine must not be used afterwards."""
+        """The last events of every attempt, moved for ``error``; the engine must not be used afterwards."""
         return self.scheduler.abandon(error)
 
     def _run(self, batch: Batch) -> StepResult | None:

@@ -124,8 +124,8 @@ class Scheduler:
             self._drop_finished()
 
     def abandon(self, error: str) -> list[StepOutput]:
-        """The last events of every attempt when the engine cannot go on. Pages are not looked at: they may be wrong."""
-        finishes = [(seq.attempt, seq.finish(FinishReason.FAILED, error)) for seq in self._sequences.values()]
+        """The last events of every attempt when the engine cannot go on: others may. Pages are not looked at."""
+        finishes = [(seq.attempt, seq.finish(FinishReason.MOVED, error)) for seq in self._sequences.values()]
         self._sequences.clear()
         return [*self.take_outputs(), *finishes]
 
