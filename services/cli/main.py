@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cluster.errors import ClusterError
-from services.cli import change, chat, down, env, key, model, status, up
+from services.cli import change, chat, down, env, key, model, status, tenant, up
 
 app = typer.Typer(
     name="chatglm-cluster",
@@ -24,6 +24,7 @@ app.command("scale")(change.scale)
 app.command("restart")(change.restart)
 app.command("chat")(chat.chat)
 app.add_typer(key.app, name="key")
+app.add_typer(tenant.app, name="tenant")
 app.add_typer(model.app, name="model")
 
 

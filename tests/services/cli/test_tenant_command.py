@@ -1,0 +1,145 @@
+"""`chatglm-cluster tenant` and `key`, over a real Valkey server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from services.cli.main import main
+from services.conversations.redis_link import RedisLink
+from services.tenants.keys import split_key
+from services.tenants.redis_keys import TENANTS, RedisKeyStore
+from services.tenants.share import Share
+from tests.support.valkey import ValkeyServer, running_valkey
+
+pytestmark = pytest.mark.valkey
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ValkeyServer]:
+    with running_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: ValkeyServer) -> Iterator[ValkeyServer]:
+    """A server without data."""
+    yield running
+    running.flush()
+
+
+@pytest.fixture
+def run(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command as a person does; its status and what it printed, errors and all."""
+
+    def call(*args: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["chatglm-cluster", *args, "--redis-url", server.url])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), " ".join((told.out + told.err).split())
+
+    return call
+
+
+def found_with(server: ValkeyServer, key: str) -> Share:
+    """The share that a gateway finds with a key."""
+    parts = split_key(key)
+    assert parts is not None
+
+    async def find() -> Share:
+        link = RedisLink(server.url)
+        record = await RedisKeyStore(link).find(parts[0])
+        await link.close()
+        assert record is not None
+        return record.share
+
+    return asyncio.run(find())
+
+
+def new_key(run: Run, tenant: str) -> str:
+    """The text of a new key."""
+    _, told = run("key", "create", tenant)
+    return told.split()[0]
+
+
+def test_what_is_set_is_found_with_the_tenants_keys(run: Run, server: ValkeyServer) -> None:
+    """And said, with how many keys it concerns."""
+    key = new_key(run, "acme")
+    assert run("tenant", "set", "acme", "--weight", "3", "--priority", "1") == (
+        0,
+        "Tenant acme: weight 3, priority 1, keys that work: 1.",
+    )
+    assert found_with(server, key) == Share(weight=3, priority=1)
+
+
+def test_what_is_not_given_stays(run: Run, server: ValkeyServer) -> None:
+    """Weight and class are set each for itself."""
+    key = new_key(run, "acme")
+    run("tenant", "set", "acme", "--weight", "0.25")
+    run("tenant", "set", "acme", "--priority", "2")
+    assert found_with(server, key) == Share(weight=0.25, priority=2)
+
+
+def test_a_tenant_that_was_given_nothing_shows_the_defaults(run: Run) -> None:
+    """Its revoked keys are not counted."""
+    key = new_key(run, "acme")
+    run("key", "revoke", key[3:15])
+    assert run("tenant", "show", "acme") == (0, "Tenant acme: weight 1, priority 0, keys that work: 0.")
+
+
+def test_a_tenant_that_nobody_made_is_an_error(run: Run) -> None:
+    """An operator who mistypes a name learns it."""
+    assert run("tenant", "show", "acne") == (2, "No tenant 'acne' was found.")
+
+
+def test_the_list_has_tenants_with_keys_and_with_shares(run: Run) -> None:
+    """One prepared before its first key, too; by name."""
+    new_key(run, "beta")
+    run("tenant", "set", "acme", "--weight", "2.5")
+    status, told = run("tenant", "list")
+    cells = [cell for cell in told.replace("│", " ").split() if cell[0].isalnum()]
+    assert status == 0
+    assert cells[-8:] == ["acme", "2.5", "0", "0", "beta", "1", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["acme"], "Give a weight, a priority or both."),
+        (["acme", "--weight", "0"], "A tenant's weight is 0.01 to 1000, not 0."),
+        (["acme", "--weight", "nan"], "A tenant's weight is 0.01 to 1000, not nan."),
+        (["acme", "--priority", "10"], "A tenant's priority is a class from 0 (first) to 9 (last), not 10."),
+        (["Acme", "--weight", "2"], "A tenant id is 1 to 32 of a-z, 0-9 and '-'."),
+    ],
+)
+def test_a_wrong_share_is_one_sentence_and_changes_nothing(run: Run, args: list[str], said: str) -> None:
+    """Status 2, and nobody is listed."""
+    assert run("tenant", "set", *args) == (2, said)
+    assert "acme" not in run("tenant", "list")[1].lower()
+
+
+def test_a_share_that_was_spoilt_by_hand_says_how_to_repair_it(run: Run, server: ValkeyServer) -> None:
+    """And that does repair it."""
+    with server.client() as client:
+        client.hset(TENANTS, "acme:weight", "heavy")
+    status, told = run("tenant", "list")
+    assert (status, "`chatglm-cluster tenant set acme --weight 1 --priority 0`" in told) == (2, True)
+    assert run("tenant", "set", "acme", "--weight", "1", "--priority", "0")[0] == 0
+    assert run("tenant", "show", "acme") == (0, "Tenant acme: weight 1, priority 0, keys that work: 0.")
+
+
+def test_keys_are_listed_rotated_and_revoked(run: Run, server: ValkeyServer) -> None:
+    """The texts are shown once, and a rotated key keeps its tenant's share."""
+    key = new_key(run, "acme")
+    run("tenant", "set", "acme", "--weight", "2")
+    status, told = run("key", "rotate", key[3:15])
+    assert (status, found_with(server, told.split()[0])) == (0, Share(weight=2))
+    _, listed = run("key", "list")
+    assert (listed.count("acme"), listed.count("revoked"), listed.count("valid")) == (2, 1, 1)
+    assert key not in listed
+    assert run("key", "revoke", "nobody") == (2, "No key 'nobody' was found.")
