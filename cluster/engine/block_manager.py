@@ -114,20 +114,22 @@ class BlockManager:
         At least one token of ``token_ids`` stays uncovered: without computing one there are no logits. A table with
         unindexed pages is left as it is.
         """
-        first, last = len(table.pages), (len(token_ids) - 1) // self.page_size
+        size, first = self.page_size, len(table.pages)
         if table.num_indexed < first:
             return 0
-        for i in range(first, last):
-            node = self._find(table.path[-1], self._page_tokens(token_ids, i))
+        end = (len(token_ids) - 1) // size
+        for i in range(first, end):
+            node = self._find(table.path[-1], token_ids[i * size : (i + 1) * size].tobytes())
             if node is None:
                 break
             self._hold(table.tenant, node)
             table.pages.append(node.page)
             table.path.append(node)
-        table.misses = max(last - len(table.pages), 0)
-        if len(table.pages) > first:
+        num_found = len(table.pages) - first
+        table.misses = end - first - num_found
+        if num_found:
             self._eviction.note(table.tenant.salt)
-        return (len(table.pages) - first) * self.page_size
+        return num_found * size
 
     def grow(self, table: BlockTable, num_tokens: int) -> bool:
         """Give ``table`` pages for ``num_tokens`` tokens in all; False, and nothing changed, if there are too few.
@@ -142,8 +144,9 @@ class BlockManager:
         table.tenant.held += needed  # first of all, so that who asks pays before others do
         self._eviction.note(table.tenant.salt)
         self._count_lookup(table)
+        self._evict(needed - len(self._free))
         for _ in range(needed):
-            page = self._free.pop() if self._free else self._evict()
+            page = self._free.pop()
             self._refs[page] = 1
             table.pages.append(page)
         return True
@@ -164,12 +167,14 @@ class BlockManager:
             second = math.ceil(keep_until)
             for node in table.path[1:]:
                 node.keep_until = max(node.keep_until, second)
+        unheld = []
         while table.pages:  # tail first: see the module's docstring
             page = table.pages.pop()
             self._refs[page] -= 1
             if not self._refs[page]:
-                self._retire(table.tenant, page)
+                unheld.append(page)
         del table.path[1:]
+        self._retire(table.tenant, unheld)
         self._eviction.note(table.tenant.salt)
 
     def discard(self, table: BlockTable) -> None:
@@ -198,8 +203,7 @@ class BlockManager:
 
     def clear_cache(self) -> None:
         """Forget every page that nobody holds."""
-        while self.num_cached:
-            self._free.append(self._evict())
+        self._evict(self.num_cached)
 
     def _count_lookup(self, table: BlockTable) -> None:
         if table.is_counted:
@@ -246,33 +250,40 @@ class BlockManager:
         tenant.cached.remove(node.page, node.keep_until)
         self.num_cached -= 1
 
-    def _retire(self, tenant: Tenant, page: int) -> None:
-        node = self._nodes[page]
-        if node is None:
-            self._free_page(tenant, page)
-            return
-        if node.keep_until <= self._eviction.now:
-            node.keep_until = 0
-        self.num_cached += 1
-        self._num_uses += 1
-        if tenant.cached.add(page, stamp=self._num_uses, keep_until=node.keep_until):
-            self._eviction.note_end(node.keep_until, tenant.salt)
+    def _retire(self, tenant: Tenant, pages: list[int]) -> None:
+        """Make pages that nobody holds any more CACHED if they are indexed, else FREE."""
+        now, before = self._eviction.now, tenant.cached.num_pages
+        for page in pages:
+            node = self._nodes[page]
+            if node is None:
+                self._free_page(tenant, page)
+                continue
+            if node.keep_until <= now:
+                node.keep_until = 0
+            self._num_uses += 1
+            if tenant.cached.add(page, self._num_uses, node.keep_until):
+                self._eviction.note_end(node.keep_until, tenant.salt)
+        self.num_cached += tenant.cached.num_pages - before
 
     def _free_page(self, tenant: Tenant, page: int) -> None:
         self._free.append(page)
         tenant.held -= 1
 
-    def _evict(self) -> int:
-        tenant = self._eviction.victim()
-        page = tenant.cached.pop(self._eviction.now)
-        node = self._nodes[page]
-        assert node is not None, "a cached page is indexed"
-        self._unindex(node)
-        self._eviction.note(tenant.salt)
-        tenant.held -= 1
-        self.num_cached -= 1
-        self.evicted_pages += 1
-        return page
+    def _evict(self, num_pages: int) -> None:
+        """Make ``num_pages`` CACHED pages FREE."""
+        while num_pages > 0:
+            tenant, most = self._eviction.victim()
+            pages = tenant.cached.pop(self._eviction.now, min(most, num_pages))
+            for page in pages:
+                node = self._nodes[page]
+                assert node is not None, "a cached page is indexed"
+                self._unindex(node)
+            self._free += pages
+            tenant.held -= len(pages)
+            self._eviction.note(tenant.salt)
+            self.num_cached -= len(pages)
+            self.evicted_pages += len(pages)
+            num_pages -= len(pages)
 
     def _unindex(self, node: Node) -> None:
         node.unlink()

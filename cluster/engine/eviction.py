@@ -24,6 +24,7 @@ from heapq import heapify, heappop, heappush
 from cluster.engine.tenant_pages import Tenant
 
 _FEW = 64
+_ALONE = 1e9  # a lead that no tenant loses
 
 
 class Eviction:
@@ -58,14 +59,20 @@ class Eviction:
         """Pages of a tenant will be dead from ``second`` on."""
         heappush(self._ends, (second, salt))
 
-    def victim(self) -> Tenant:
-        """The tenant that loses a page, by the rule in the module's docstring; one must have a cached page."""
+    def victim(self) -> tuple[Tenant, int]:
+        """The tenant that loses a page by the rule in the module's docstring; one must have a cached page.
+
+        Also how many pages it may lose, at least one, before the rule must be asked again; it must be asked at once
+        when its dead pages end.
+        """
         self._settle()
         first, dead = self._all.first(), self._dead.first()
         assert first is not None, "nobody has a cached page"
-        if dead is None or (dead != first and self._all.levels[dead] * self._weight < self._held):
-            return self._tenants[first]
-        return self._tenants[dead]
+        if dead is None or dead == first:
+            tenant = self._tenants[first]
+            return tenant, max(1, math.ceil(self._all.lead * tenant.weight))
+        is_entitled = self._all.levels[dead] * self._weight < self._held
+        return self._tenants[first if is_entitled else dead], 1
 
     def _settle(self) -> None:
         for salt in self._changed:
@@ -127,6 +134,12 @@ class _Ranking:
     def drop(self, salt: str) -> None:
         """Take ``salt`` out, if it is in."""
         self.levels.pop(salt, None)
+
+    @property
+    def lead(self) -> float:
+        """By how much, at least, the first is before the second; meaningful after ``first``."""
+        runners_up = self._heap[1:3]
+        return min(runners_up)[0] - self._heap[0][0] if runners_up else _ALONE
 
     def first(self) -> str | None:
         """The salt with the highest level."""

@@ -54,7 +54,7 @@ class CachedPages:
         for queue in self._queues.values():
             yield from queue
 
-    def add(self, page: int, *, stamp: int, keep_until: int) -> bool:
+    def add(self, page: int, stamp: int, keep_until: int) -> bool:
         """Keep ``page``, last used at ``stamp`` (greater than all before); whether its second is a new one."""
         self.num_pages += 1
         queue = self._queues.get(keep_until)
@@ -72,14 +72,16 @@ class CachedPages:
         del self._queues[keep_until][page]
         self.num_pages -= 1
 
-    def pop(self, now: float) -> int:
-        """Take out the page to evict at ``now``; there must be one. O(log seconds) at most."""
-        unkept, second = self._queues[0], self._first_second()
-        queue = unkept
-        if second and (not unkept or (second <= now and _oldest(self._queues[second]) < _oldest(unkept))):
+    def pop(self, now: float, most: int) -> list[int]:
+        """Take out pages to evict at ``now``, one to ``most`` and all dead or all live; there must be one."""
+        queue, second = self._queues[0], self._first_second()
+        if queue and 0 < second <= now:  # both hold dead pages: merge them one by one
+            queue, most = min(queue, self._queues[second], key=_oldest), 1
+        elif not queue:
             queue = self._queues[second]
-        self.num_pages -= 1
-        return queue.popitem(last=False)[0]
+        pages = [queue.popitem(last=False)[0] for _ in range(min(most, len(queue)))]
+        self.num_pages -= len(pages)
+        return pages
 
     def has_dead(self, now: float) -> bool:
         """Whether a page is dead at ``now``."""
@@ -90,8 +92,8 @@ class CachedPages:
         twin = CachedPages()
         for second, queue in self._queues.items():
             for page, stamp in queue.items():
-                twin.add(page, stamp=stamp, keep_until=second)
-        return [twin.pop(now) for _ in range(self.num_pages)]
+                twin.add(page, stamp, second)
+        return [page for _ in range(self.num_pages) for page in twin.pop(now, 1)]
 
     def _first_second(self) -> int:
         """The nearest end of a wish, past or to come; 0 if no page has one."""

@@ -20,12 +20,11 @@ class ForgetsHolders(BlockManager):
 class FreesIndexedPages(BlockManager):
     """Gives a released page out again while the index still names it."""
 
-    def _retire(self, tenant: Tenant, page: int) -> None:
-        super()._retire(tenant, page)
-        node = self._nodes[page]
-        if node is not None:
+    def _retire(self, tenant: Tenant, pages: list[int]) -> None:
+        super()._retire(tenant, pages)
+        for node in filter(None, (self._nodes[page] for page in pages)):
             self._uncache(tenant, node)
-            self._free_page(tenant, page)
+            self._free_page(tenant, node.page)
 
 
 class IgnoresThePrefix(BlockManager):
@@ -87,9 +86,8 @@ class SharesTheNewestPage(BlockManager):
 class LeaksTails(BlockManager):
     """Forgets to give back pages that were never full."""
 
-    def _retire(self, tenant: Tenant, page: int) -> None:
-        if self._nodes[page] is not None:
-            super()._retire(tenant, page)
+    def _retire(self, tenant: Tenant, pages: list[int]) -> None:
+        super()._retire(tenant, [page for page in pages if self._nodes[page] is not None])
 
 
 BROKEN = [
