@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.engine.plan import SamplingColumns, StepPlan
+from cluster.engine.plan import StepPlan
+from cluster.engine.sampling.columns import columns
 from cluster.engine.sequence import Sequence
 
 
@@ -30,7 +31,7 @@ class Batch:
     drawing: list[Sequence]
 
 
-def build(decodes: list[Sequence], prefills: list[Sequence], page_size: int) -> Batch:
+def build(decodes: list[Sequence], prefills: list[Sequence], page_size: int, vocab_size: int) -> Batch:
     """The batch that computes ``num_scheduled`` tokens of each sequence, decodes first."""
     rows = decodes + prefills
     counts = np.array([seq.num_scheduled for seq in rows], dtype=np.int32)
@@ -41,7 +42,8 @@ def build(decodes: list[Sequence], prefills: list[Sequence], page_size: int) -> 
     positions = np.arange(cu_q[-1], dtype=np.int32) + (starts - cu_q[:-1])[row_of]
     block_tables = _block_tables(rows)
     pages = block_tables[row_of, positions // page_size].astype(np.int64)
-    drawing = [(i, seq) for i, seq in enumerate(rows) if seq.is_drawing]
+    drawing = [i for i, seq in enumerate(rows) if seq.is_drawing]
+    sequences = [rows[i] for i in drawing]
     plan = StepPlan(
         token_ids=_token_ids(decodes, prefills),
         positions=positions,
@@ -50,9 +52,9 @@ def build(decodes: list[Sequence], prefills: list[Sequence], page_size: int) -> 
         kv_lens=starts + counts,
         block_tables=block_tables,
         num_decodes=len(decodes),
-        sampling=_sampling(drawing),
+        sampling=columns(drawing, sequences, vocab_size),
     )
-    return Batch(plan=plan, rows=rows, drawing=[seq for _, seq in drawing])
+    return Batch(plan=plan, rows=rows, drawing=sequences)
 
 
 def _token_ids(decodes: list[Sequence], prefills: list[Sequence]) -> NDArray[np.int32]:
@@ -66,13 +68,3 @@ def _block_tables(rows: list[Sequence]) -> NDArray[np.int32]:
     width = max(len(seq.table.pages) for seq in rows) * np.dtype(np.int32).itemsize
     padded = b"".join([seq.table.pages.tobytes().ljust(width, b"\0") for seq in rows])
     return np.frombuffer(bytearray(padded), dtype=np.int32).reshape(len(rows), -1)
-
-
-def _sampling(drawing: list[tuple[int, Sequence]]) -> SamplingColumns:
-    return SamplingColumns(
-        rows=np.array([i for i, _ in drawing], dtype=np.int32),
-        temperature=np.array([seq.sampling.temperature for _, seq in drawing], dtype=np.float32),
-        top_p=np.array([seq.sampling.top_p for _, seq in drawing], dtype=np.float32),
-        top_k=np.array([seq.sampling.top_k for _, seq in drawing], dtype=np.int32),
-        uniform=np.array([seq.draw() for _, seq in drawing], dtype=np.float64),
-    )

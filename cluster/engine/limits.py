@@ -6,11 +6,10 @@ id is never fed back, so a request needs room for one token less than its prompt
 
 from __future__ import annotations
 
-import math
-
 from cluster.engine.config import EngineConfig
+from cluster.engine.sampling import limits as sampling_limits
 from cluster.errors import ContextLengthExceededError, InvalidRequestError
-from cluster.protocol import GenerateRequest, SamplingParams
+from cluster.protocol import GenerateRequest
 
 
 def check(request: GenerateRequest, config: EngineConfig, num_pages: int) -> None:
@@ -20,9 +19,9 @@ def check(request: GenerateRequest, config: EngineConfig, num_pages: int) -> Non
         InvalidRequestError: a field is out of range, or the request alone needs more pages than the pool has.
         ContextLengthExceededError: prompt and ``max_new_tokens`` do not fit ``config.context_length``.
     """
-    _check_sampling(request.sampling)
-    _check_ids("prompt_ids", request.prompt_ids, config.vocab_size)
-    _check_ids("output_ids", request.output_ids, config.vocab_size)
+    sampling_limits.check(request.sampling, config.vocab_size)
+    sampling_limits.check_ids("prompt_ids", request.prompt_ids, config.vocab_size)
+    sampling_limits.check_ids("output_ids", request.output_ids, config.vocab_size)
     prompt, output = len(request.prompt_ids), request.sampling.max_new_tokens
     if not prompt:
         raise InvalidRequestError("The prompt is empty.", param="prompt_ids")
@@ -40,19 +39,3 @@ def _check_pool(needed: int, capacity: int) -> None:
             "Shorten the messages or lower max_tokens.",
             param="max_tokens",
         )
-
-
-def _check_ids(param: str, ids: list[int], vocab_size: int) -> None:
-    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
-        raise InvalidRequestError(f"Token ids must lie in [0, {vocab_size}).", param=param)
-
-
-def _check_sampling(sampling: SamplingParams) -> None:
-    if sampling.max_new_tokens < 0:
-        raise InvalidRequestError("max_tokens must not be negative.", param="max_tokens")
-    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
-        raise InvalidRequestError("temperature must be a finite number of at least 0.", param="temperature")
-    if not 0 < sampling.top_p <= 1:
-        raise InvalidRequestError("top_p must lie in (0, 1].", param="top_p")
-    if not 0 <= sampling.top_k < 2**31:
-        raise InvalidRequestError("top_k must not be negative.", param="top_k")

@@ -12,10 +12,42 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.protocol import Logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustments:
+    """What is done to the scores of some drawing rows before temperature, in this order.
+
+    Rows count the entries of ``SamplingColumns``. A weighed score s becomes (s / factor if s > 0 else s * factor) +
+    offset; a forbidden one minus infinity; a guided row keeps what its mask allows.
+
+    Attributes:
+        weighed_rows: int32 [N].
+        weighed_ids: int32 [N]; no pair of row and id twice.
+        factors: float32 [N].
+        offsets: float32 [N].
+        forbidden_rows: int32 [F].
+        forbidden_ids: int32 [F].
+        guided_rows: int32 [G].
+        allowed: int32 [G, ceil(V / 32)]; bit i % 32 of word i // 32 set: id i may be drawn (xgrammar's layout).
+    """
+
+    weighed_rows: NDArray[np.int32]
+    weighed_ids: NDArray[np.int32]
+    factors: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+    forbidden_rows: NDArray[np.int32]
+    forbidden_ids: NDArray[np.int32]
+    guided_rows: NDArray[np.int32]
+    allowed: NDArray[np.int32]
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingColumns:
     """Sampling parameters of the rows that draw a token this step, one entry per drawing row.
+
+    The columns that may be None are so when no row of the step asks for what they hold.
 
     Attributes:
         rows: int32 [S], index of the row whose last token's logits are sampled.
@@ -23,6 +55,9 @@ class SamplingColumns:
         top_p: float32 [S]; 1 is off.
         top_k: int32 [S]; 0 is off.
         uniform: float64 [S] in [0, 1), the draw of (seed, output index).
+        min_p: float32 [S]; 0 is off.
+        logprobs: int32 [S], how many of the best ids to report beside the drawn one; -1 reports nothing.
+        adjustments: penalties, bias, bans and masks.
     """
 
     rows: NDArray[np.int32]
@@ -30,6 +65,9 @@ class SamplingColumns:
     top_p: NDArray[np.float32]
     top_k: NDArray[np.int32]
     uniform: NDArray[np.float64]
+    min_p: NDArray[np.float32] | None = None
+    logprobs: NDArray[np.int32] | None = None
+    adjustments: Adjustments | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +96,47 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnLogprobs:
+    """Natural logarithms of probabilities of L rows, before adjustments, temperature and filters.
+
+    Attributes:
+        rows: int32 [L], entries of ``SamplingColumns``.
+        counts: int32 [L], how many of the best each row asked for; at most N.
+        drawn: float32 [L].
+        top_ids: int32 [L, N], best first, equal ones by id.
+        top: float32 [L, N].
+    """
+
+    rows: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    drawn: NDArray[np.float32]
+    top_ids: NDArray[np.int32]
+    top: NDArray[np.float32]
+
+    def by_row(self) -> dict[int, Logprobs]:
+        """What is told of each row."""
+        columns = (column.tolist() for column in (self.rows, self.counts, self.drawn, self.top_ids, self.top))
+        return {
+            row: Logprobs(drawn=drawn, top_ids=ids[:count], top=top[:count])
+            for row, count, drawn, ids, top in zip(*columns, strict=True)
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What a step drew, aligned with ``StepPlan.sampling.rows``.
 
     Attributes:
         token_ids: int32 [S].
         finite: bool [S]; False where the row's logits held NaN or infinity (its token id is meaningless).
+        exhausted: bool [S]; True where adjustments left no id to draw (as meaningless); None without adjustments.
+        logprobs: of the rows that asked for them; None when none did.
     """
 
     token_ids: NDArray[np.int32]
     finite: NDArray[np.bool_]
+    exhausted: NDArray[np.bool_] | None = None
+    logprobs: DrawnLogprobs | None = None
 
 
 class Runner(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor
 from cluster.engine.attention.gather import attention_for
 from cluster.engine.attention.kv_pool import KVPool, num_pages_for
 from cluster.engine.plan import SamplingColumns, StepPlan, StepResult
-from cluster.engine.sampler import sample
+from cluster.engine.sampling.sample import sample
 from cluster.errors import ConfigurationError
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.packing import can_pack, pack_linears
@@ -65,8 +65,7 @@ class ModelRunner:
 
     def draw(self, logits: Tensor, columns: SamplingColumns) -> StepResult:
         """One id of each row of ``logits`` [S, V]."""
-        ids, finite = sample(logits, columns.temperature, columns.top_p, columns.top_k, columns.uniform)
-        return StepResult(token_ids=ids.to(torch.int32).cpu().numpy(), finite=finite.cpu().numpy())
+        return sample(logits, columns)
 
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> Tensor:

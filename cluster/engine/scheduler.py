@@ -19,6 +19,8 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from cluster.engine import limits
 from cluster.engine.admission import Admission
 from cluster.engine.batch import Batch, build
@@ -29,10 +31,12 @@ from cluster.engine.guide import Guide
 from cluster.engine.plan import StepResult
 from cluster.engine.sequence import Sequence, SequenceState
 from cluster.errors import InvalidRequestError
-from cluster.protocol import FinishReason, GenerateRequest
+from cluster.protocol import FinishReason, GenerateRequest, Logprobs
 
 DEADLINE_EXCEEDED = "deadline_exceeded"
 NON_FINITE = "non_finite_logits"
+NOTHING_ALLOWED = "nothing_allowed"  # bias, bad words and structure leave no id to draw
+STRUCTURE_BROKEN = "structure_broken"  # a guide refused the id that its own mask had allowed
 
 
 @dataclass(slots=True)
@@ -148,17 +152,23 @@ class Scheduler:
         prefills = [seq for seq in step.prefills if seq.num_scheduled]
         if not decodes and not prefills:
             return None
-        return build(decodes, prefills, self.config.page_size)
+        return build(decodes, prefills, self.config.page_size, self.config.vocab_size)
 
     def update(self, batch: Batch, result: StepResult, now: float) -> None:
         """Take a step's result at time ``now``: index full pages, emit drawn ids, end what is complete."""
-        finite = result.finite.tolist()
-        failed = {seq for seq, is_finite in zip(batch.drawing, finite, strict=True) if not is_finite}
+        failed = {seq for seq, is_finite in zip(batch.drawing, result.finite.tolist(), strict=True) if not is_finite}
+        exhausted = set() if result.exhausted is None else set(np.flatnonzero(result.exhausted).tolist())
+        logprobs = {} if result.logprobs is None else result.logprobs.by_row()
         for seq in batch.rows:
             if seq not in failed:
                 self._advance(seq)
-        for seq, token_id in zip(batch.drawing, result.token_ids.tolist(), strict=True):
-            self._take_draw(seq, token_id, is_finite=seq not in failed)
+        for row, (seq, token_id) in enumerate(zip(batch.drawing, result.token_ids.tolist(), strict=True)):
+            if seq in failed:
+                self._finish(seq, FinishReason.FAILED, NON_FINITE, keep_pages=False)
+            elif row in exhausted:
+                self._take_nothing(seq)
+            else:
+                self._take_draw(seq, token_id, logprobs.get(row))
         if len(batch.drawing) < len(batch.rows) and self._is_warm:  # a prompt is not complete, so the step was full
             num_tokens = len(batch.plan.token_ids) - batch.plan.num_decodes
             self.admission.pace.prefill(tokens=num_tokens, seconds=now - self._began_at)
@@ -295,13 +305,19 @@ class Scheduler:
         seq.num_scheduled = 0
         self.blocks.commit(seq.table, seq.token_ids, seq.num_computed)
 
-    def _take_draw(self, seq: Sequence, token_id: int, *, is_finite: bool) -> None:
-        if not is_finite:
-            self._finish(seq, FinishReason.FAILED, NON_FINITE, keep_pages=False)
-        elif token_id in seq.stop_ids:
+    def _take_nothing(self, seq: Sequence) -> None:
+        if seq.guide is not None and seq.guide.is_ended:
             self._finish(seq, FinishReason.STOP)
         else:
-            self._outputs.append((seq.attempt, seq.append(token_id)))
+            self._finish(seq, FinishReason.FAILED, NOTHING_ALLOWED)
+
+    def _take_draw(self, seq: Sequence, token_id: int, logprobs: Logprobs | None) -> None:
+        if token_id in seq.stop_ids:
+            self._finish(seq, FinishReason.STOP)
+        elif seq.guide is not None and not seq.guide.accept(token_id):
+            self._finish(seq, FinishReason.FAILED, STRUCTURE_BROKEN)
+        else:
+            self._outputs.append((seq.attempt, seq.append(token_id, logprobs)))
             self.counters.output_tokens += 1
             if seq.is_complete:
                 self._finish(seq, FinishReason.LENGTH)

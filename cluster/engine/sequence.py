@@ -14,7 +14,9 @@ from enum import Enum, auto
 from cluster.engine.block_manager import BlockTable
 from cluster.engine.guide import Guide, replay
 from cluster.engine.randomness import uniform
-from cluster.protocol import Finish, FinishReason, GenerateRequest, SamplingParams, Tokens, Usage
+from cluster.engine.sampling.bans import Bans
+from cluster.engine.sampling.weights import Weights
+from cluster.protocol import Finish, FinishReason, GenerateRequest, Logprobs, SamplingParams, Tokens, Usage
 
 
 class SequenceState(Enum):
@@ -40,6 +42,9 @@ class Sequence:
         num_preemptions: times its pages were taken away.
         cached_tokens: prompt tokens found in the cache before the first preemption.
         guide: the structure of the answer, which has accepted all output ids; None for free text.
+        weights: penalties and bias; None when there are none.
+        bans: bad words and stop ids before their time; None when there are none.
+        asks_more: whether it asks for more of sampling than temperature, top-p and top-k.
     """
 
     attempt: int
@@ -57,10 +62,18 @@ class Sequence:
     num_preemptions: int = 0
     cached_tokens: int = 0
     guide: Guide | None = None
+    weights: Weights | None = field(init=False)
+    bans: Bans | None = field(init=False)
+    asks_more: bool = field(init=False)
     max_total: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.max_total = self.num_prompt + self.sampling.max_new_tokens
+        sampling = self.sampling
+        self.weights = Weights.of(sampling, self.num_prompt)
+        self.bans = Bans.of(sampling, self.num_prompt)
+        asks = (self.weights, self.bans, self.guide, sampling.logprobs, sampling.min_p or None)
+        self.asks_more = any(what is not None for what in asks)
+        self.max_total = self.num_prompt + sampling.max_new_tokens
 
     @classmethod
     def from_request(
@@ -114,12 +127,17 @@ class Sequence:
         """The uniform of the next output index."""
         return uniform(self.sampling.seed, len(self.token_ids) - self.num_prompt)
 
-    def append(self, token_id: int) -> Tokens:
+    def append(self, token_id: int, logprobs: Logprobs | None = None) -> Tokens:
         """Take a drawn id into the output; returns the event that emits it (the first one tells what was cached)."""
         start = self.num_outputs
         self.token_ids.append(token_id)
         is_first = start == self.num_forced
-        return Tokens(start=start, ids=[token_id], cached_tokens=self.cached_tokens if is_first else None)
+        return Tokens(
+            start=start,
+            ids=[token_id],
+            cached_tokens=self.cached_tokens if is_first else None,
+            logprobs=None if logprobs is None else [logprobs],
+        )
 
     def skip_cached(self, num_tokens: int) -> int:
         """Count tokens found in the cache as computed; returns how many of them answer for the prompt's usage."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.engine.sampler import keep, sample
+from cluster.engine.sampling.draw import Filters, draw, keep
 from tests.parity.recorded import assert_close, load_json, load_tensors
 
 HIDDEN_TOP_K = 50  # the library default that is active although the published methods never mention it
@@ -15,9 +15,9 @@ WIDTHS = [832, 512]  # the whole vocabulary, and a shortcut over the best
 
 
 def columns(case):
-    """(temperature, top_p, top_k) of a recorded case."""
+    """What a recorded case filters by."""
     given = case["kwargs"]
-    return (
+    return Filters(
         np.array([given["temperature"]], np.float32),
         np.array([given["top_p"]], np.float32),
         np.array([given.get("top_k", HIDDEN_TOP_K)], np.int32),
@@ -29,7 +29,7 @@ def columns(case):
 def test_filters_keep_the_recorded_ids_and_probabilities(case, width):
     """Temperature, top-k, top-p, in that order."""
     recorded = load_tensors("sampling")
-    kept = keep(recorded[f"logits_{case['key']}"][None], *columns(case), candidates=width)
+    kept = keep(recorded[f"logits_{case['key']}"][None], columns(case), candidates=width)
     assert kept.is_complete.all()
     assert case["kept_ids"] == sorted(kept.ids[kept.probabilities > 0].tolist())
     dense = torch.zeros(832, dtype=torch.float64)
@@ -43,8 +43,6 @@ def test_draws_follow_the_recorded_probabilities(case):
     draws = 2000
     recorded = load_tensors("sampling")
     logits = recorded[f"logits_{case['key']}"].expand(draws, -1)
-    temperature, top_p, top_k = (np.repeat(column, draws) for column in columns(case))
-    ids, finite = sample(logits, temperature, top_p, top_k, (np.arange(draws) + 0.5) / draws)
+    ids = draw(logits, columns(case).take([0] * draws), (np.arange(draws) + 0.5) / draws)
     counts = torch.bincount(ids, minlength=832)
-    assert finite.all()
     assert ((counts - recorded[f"probs_{case['key']}"] * draws).abs() <= 1.0).all()

@@ -23,7 +23,7 @@ def test_plan_of_a_mixed_step() -> None:
     decode = make_sequence(manager, [1, 2, 3, 4, 5], computed=4, scheduled=1, seed=0)
     chunk = make_sequence(manager, list(range(10, 20)), computed=2, scheduled=4, seed=1)
     last = make_sequence(manager, [7, 8, 9], computed=0, scheduled=3, seed=2)
-    batch = build([decode], [chunk, last], 4)
+    batch = build([decode], [chunk, last], 4, 64)
     plan = batch.plan
     pages = [list(seq.table.pages) for seq in (decode, chunk, last)]
     assert plan.num_decodes == 1
@@ -46,7 +46,7 @@ def test_plan_of_a_mixed_step() -> None:
 def test_dtypes_are_those_of_the_plan() -> None:
     """Every column has the dtype that StepPlan promises."""
     manager = BlockManager(num_pages=10, page_size=4, model_id="m")
-    plan = build([], [make_sequence(manager, [1, 2], computed=0, scheduled=2, seed=0)], 4).plan
+    plan = build([], [make_sequence(manager, [1, 2], computed=0, scheduled=2, seed=0)], 4, 64).plan
     int32 = [plan.token_ids, plan.positions, plan.cu_q, plan.kv_lens, plan.block_tables]
     assert {column.dtype for column in int32} == {np.dtype(np.int32)}
     assert plan.slots.dtype == np.int64
@@ -63,4 +63,4 @@ def test_draw_index_counts_forced_ids() -> None:
     seq = Sequence.from_request(request, arrival=0, now=0.0, table=manager.open("a"))
     seq.num_scheduled = 5
     manager.grow(seq.table, 5)
-    assert build([], [seq], 4).plan.sampling.uniform.tolist() == [uniform(9, 3)]
+    assert build([], [seq], 4, 64).plan.sampling.uniform.tolist() == [uniform(9, 3)]

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.engine.sampler import keep, sample
+from cluster.engine.plan import SamplingColumns
+from cluster.engine.sampling.draw import Filters, keep
+from cluster.engine.sampling.sample import sample
 
 VOCABULARY = 4000  # beyond the candidates a row looks at first
 
 
-def draw(logits, *, temperature=1.0, top_p=1.0, top_k=0, uniform=0.5):
+def draw(logits, *, temperature=1.0, top_p=1.0, top_k=0, uniform=0.5, min_p=None):
     """Sample rows with the same or with per-row parameters; ids as a list."""
     rows = len(logits)
-    ids, finite = sample(
+    result = sample(
         logits,
-        np.broadcast_to(np.float32(temperature), rows),
-        np.broadcast_to(np.float32(top_p), rows),
-        np.broadcast_to(np.int32(top_k), rows),
-        np.broadcast_to(np.float64(uniform), rows),
+        SamplingColumns(
+            rows=np.arange(rows, dtype=np.int32),
+            temperature=np.broadcast_to(np.float32(temperature), rows),
+            top_p=np.broadcast_to(np.float32(top_p), rows),
+            top_k=np.broadcast_to(np.int32(top_k), rows),
+            uniform=np.broadcast_to(np.float64(uniform), rows),
+            min_p=None if min_p is None else np.broadcast_to(np.float32(min_p), rows),
+        ),
     )
-    return ids.tolist(), finite.tolist()
+    return result.token_ids.tolist(), result.finite.tolist()
 
 
 def random_logits(rows, *, seed=0, scale=2.0):
     return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def by_hand(logits, temperature, top_p, top_k, uniform):
+def by_hand(logits, uniform, *, temperature, top_p, top_k, min_p):
     """The definition, in plain Python: filter, renormalise, first id whose running sum passes the draw."""
     order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
     if top_k:
@@ -38,7 +46,7 @@ def by_hand(logits, temperature, top_p, top_k, uniform):
     weights = {token: np.exp((logits[token] - logits[order[0]]) / temperature) for token in order}
     total, before, kept = sum(weights.values()), 0.0, {}
     for token in order:
-        if kept and before >= top_p * total:
+        if kept and (before >= top_p * total or weights[token] < min_p):
             break
         kept[token] = weights[token]
         before += weights[token]
@@ -53,16 +61,22 @@ def by_hand(logits, temperature, top_p, top_k, uniform):
 @settings(max_examples=150, deadline=None)
 @given(
     values=st.lists(st.integers(-12, 12).map(lambda tick: tick / 4), min_size=2, max_size=40),
-    temperature=st.floats(0.125, 4.0, width=32),
-    top_p=st.floats(0.0625, 1.0, width=32),
-    top_k=st.integers(0, 45),
+    filters=st.fixed_dictionaries(
+        {
+            "temperature": st.floats(0.125, 4.0, width=32),
+            "top_p": st.floats(0.0625, 1.0, width=32),
+            "top_k": st.integers(0, 45),
+            "min_p": st.sampled_from([0.0, 0.03, 0.3, 1.0]),
+        }
+    ),
     uniform=st.floats(0, 1, exclude_max=True),
 )
-def test_a_draw_matches_the_definition(values, temperature, top_p, top_k, uniform):
+def test_a_draw_matches_the_definition(values, filters, uniform):
     """Many equal logits, so that ties at every boundary are met."""
-    expected = by_hand(values, temperature, top_p, top_k, uniform)
-    near = {by_hand(values, temperature, top_p + d, top_k, uniform + e) for d in (-1e-6, 1e-6) for e in (-1e-6, 1e-6)}
-    [token], _ = draw(torch.tensor([values]), temperature=temperature, top_p=top_p, top_k=top_k, uniform=uniform)
+    expected = by_hand(values, uniform, **filters)
+    nudges = itertools.product((-1e-6, 0.0, 1e-6), repeat=2)
+    near = {by_hand(values, uniform + e, **{**filters, "top_p": filters["top_p"] + d}) for d, e in nudges}
+    [token], _ = draw(torch.tensor([values]), **filters, uniform=uniform)
     assert token == expected or token in near  # a draw on a boundary may fall either way in the last bit
 
 
@@ -78,6 +92,7 @@ def test_greedy_takes_the_best_and_the_first_of_equals():
         {"top_k": 50, "top_p": 0.8, "temperature": 0.8},
         {"top_k": 500, "top_p": 0.99},
         {"top_p": 0.9},
+        {"min_p": 0.02},
         {"top_p": 0.999, "temperature": 8.0},  # flatter than the candidates reach
         {},
     ],
@@ -94,8 +109,9 @@ def test_a_row_draws_the_same_alone_and_in_any_slot_of_a_mixed_batch(parameters)
             "top_p": np.array([1.0, 0.9, 1.0, 0.999, 0.5, 1.0], np.float32),
             "top_k": np.array([0, 0, 0, 0, 7, 900], np.int32),
             "uniform": np.full(6, 0.9),
+            "min_p": np.array([0.5, 0.0, 0.0, 0.0, 0.1, 0.9], np.float32),
         }
-        defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "uniform": 0.37}
+        defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "uniform": 0.37, "min_p": 0.0}
         mine = {**defaults, **parameters}
         ids, _ = draw(logits, **{name: np.insert(column, slot, mine[name]) for name, column in columns.items()})
         assert ids[slot] == expected
@@ -106,8 +122,8 @@ def test_a_row_draws_the_same_alone_and_in_any_slot_of_a_mixed_batch(parameters)
 def test_the_shortcut_agrees_with_the_whole_vocabulary(top_k, uniform):
     """Candidates are an optimisation: kept ids and weights are those of a full sort."""
     logits = random_logits(4, seed=3, scale=4.0)
-    columns = [np.full(4, value, kind) for value, kind in ((0.9, np.float32), (0.9, np.float32), (top_k, np.int32))]
-    few, whole = keep(logits, *columns, candidates=1024), keep(logits, *columns, candidates=VOCABULARY)
+    filters = Filters(np.full(4, 0.9, np.float32), np.full(4, 0.9, np.float32), np.full(4, top_k, np.int32))
+    few, whole = keep(logits, filters, candidates=1024), keep(logits, filters, candidates=VOCABULARY)
     assert few.is_complete.all()
     for row in range(4):
         kept = few.ids[row][few.probabilities[row] > 0].tolist()
@@ -119,9 +135,8 @@ def test_the_shortcut_agrees_with_the_whole_vocabulary(top_k, uniform):
 def test_a_flat_row_is_drawn_from_beyond_the_candidates():
     """With all logits equal, top-p 0.9 keeps the first nine tenths of the vocabulary, and a high draw reaches them."""
     logits = torch.zeros(1, VOCABULARY)
-    assert not keep(
-        logits, np.ones(1, np.float32), np.full(1, 0.9, np.float32), np.zeros(1, np.int32), candidates=1024
-    ).is_complete
+    filters = Filters(np.ones(1, np.float32), np.full(1, 0.9, np.float32), np.zeros(1, np.int32))
+    assert not keep(logits, filters, candidates=1024).is_complete
     [token], _ = draw(logits, top_p=0.9, uniform=0.5)
     assert abs(token - 0.45 * VOCABULARY) <= 1
 

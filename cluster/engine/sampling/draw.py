@@ -1,9 +1,10 @@
 """Draws the next token of each row from its logits and one given uniform number.
 
 Order as the published model: temperature, top-k (ties with the k-th kept), top-p over what is left (the best token
-always stays). The draw is the inverse of the distribution function *in the order of token ids*: the first id at which
-the sum of the kept probabilities passes ``uniform``. Id order does not change when two nearly equal logits swap places,
-so a draw is stable against the last bits of a matrix product; sorting by value would not be.
+always stays), and then min-p (what is less probable than this share of the best goes). The draw is the inverse of the
+distribution function *in the order of token ids*: the first id at which the sum of the kept probabilities passes
+``uniform``. Id order does not change when two nearly equal logits swap places, so a draw is stable against the last
+bits of a matrix product; sorting by value would not be.
 
 Filters look at a row's best few candidates first. A row whose kept set may reach past them is done again over the
 whole vocabulary, alone; its neighbours are not.
@@ -26,6 +27,33 @@ _SMALL_TOP_K = _FEW // 2  # half, so that ties with the k-th rarely reach the en
 _MIN_TEMPERATURE = 1e-6
 
 
+class Filters(NamedTuple):
+    """Temperature and what drops improbable ids, of R rows.
+
+    Attributes:
+        temperature: [R]; 0 is greedy.
+        top_p: [R]; 1 is off.
+        top_k: [R]; 0 is off.
+        min_p: [R]; 0 is off. None: off everywhere.
+    """
+
+    temperature: NDArray[np.float32]
+    top_p: NDArray[np.float32]
+    top_k: NDArray[np.int32]
+    min_p: NDArray[np.float32] | None = None
+
+    @property
+    def is_on(self) -> NDArray[np.bool_]:
+        """Whether any filter may drop an id, as bool [R]."""
+        is_on = (self.top_k > 0) | (self.top_p < 1)
+        return is_on if self.min_p is None else is_on | (self.min_p > 0)
+
+    def take(self, rows: list[int]) -> Filters:
+        """Those of some rows."""
+        min_p = None if self.min_p is None else self.min_p[rows]
+        return Filters(self.temperature[rows], self.top_p[rows], self.top_k[rows], min_p)
+
+
 class Kept(NamedTuple):
     """Candidates of R rows, best first.
 
@@ -40,46 +68,27 @@ class Kept(NamedTuple):
     is_complete: Tensor
 
 
-def sample(
-    logits: Tensor,
-    temperature: NDArray[np.float32],
-    top_p: NDArray[np.float32],
-    top_k: NDArray[np.int32],
-    uniform: NDArray[np.float64],
-) -> tuple[Tensor, Tensor]:
-    """Draw one id per row.
+def draw(scores: Tensor, filters: Filters, uniform: NDArray[np.float64]) -> Tensor:
+    """Draw one id per row; int64 [S]. Of a row that holds NaN, plus infinity or nothing finite, any id.
 
     Args:
-        logits: [S, V], any floating dtype.
-        temperature: [S]; 0 is greedy.
-        top_p: [S]; 1 is off.
-        top_k: [S]; 0 is off.
+        scores: float32 [S, V]; minus infinity is never drawn.
+        filters: of S rows.
         uniform: [S] in [0, 1).
-
-    Returns:
-        ids int64 [S], and bool [S] that is False where the row's logits held NaN or infinity (its id means nothing).
     """
-    scores = logits.float()
-    # Extremes pass NaN on, and cost a tenth of isfinite over the row.
-    finite = torch.isfinite(scores.amax(-1)) & torch.isfinite(scores.amin(-1))
     ids = scores.argmax(-1)
-    is_drawn = temperature > 0
-    is_filtered = is_drawn & ((top_k > 0) | (top_p < 1))
+    is_drawn = filters.temperature > 0
+    is_filtered = is_drawn & filters.is_on
     if rows := _rows(is_filtered):
-        _put(ids, rows, _draw_filtered(_take(scores, rows), temperature[rows], top_p[rows], top_k[rows], uniform[rows]))
+        _put(ids, rows, _draw_filtered(_take(scores, rows), filters.take(rows), uniform[rows]))
     if rows := _rows(is_drawn & ~is_filtered):
-        _put(ids, rows, _draw_plain(_take(scores, rows), temperature[rows], uniform[rows]))
-    return ids, finite
+        _put(ids, rows, _draw_plain(_take(scores, rows), filters.temperature[rows], uniform[rows]))
+    return ids
 
 
-def keep(
-    scores: Tensor,
-    temperature: NDArray[np.float32],
-    top_p: NDArray[np.float32],
-    top_k: NDArray[np.int32],
-    candidates: int,
-) -> Kept:
-    """Apply temperature, top-k and top-p to the best ``candidates`` of each row. scores: float32 [R, V]."""
+def keep(scores: Tensor, filters: Filters, candidates: int) -> Kept:
+    """Apply ``filters`` to the best ``candidates`` of each row. scores: float32 [R, V]."""
+    temperature, top_p, top_k, min_p = filters
     device = scores.device
     values, ids = _best(scores, candidates)
     column = torch.from_numpy(np.maximum(temperature, _MIN_TEMPERATURE)).to(device)[:, None]
@@ -88,24 +97,20 @@ def keep(
     share = weights / _total(scores, values, weights, column, top_k)
     before = share.cumsum(-1) - share  # the mass of strictly better candidates
     kept = before < torch.from_numpy(top_p.astype(np.float64)).to(device)[:, None]
+    if min_p is not None:
+        kept &= weights >= torch.from_numpy(min_p.astype(np.float64)).to(device)[:, None]  # the best one's weight is 1
     kept[:, 0] = True
     weights = torch.where(kept, weights, 0.0)
     reaches_end = ((weights > 0) & (values == values[:, -1:])).any(-1)
     return Kept(ids, weights, ~reaches_end | (values.shape[-1] == scores.shape[-1]))
 
 
-def _draw_filtered(
-    scores: Tensor,
-    temperature: NDArray[np.float32],
-    top_p: NDArray[np.float32],
-    top_k: NDArray[np.int32],
-    uniform: NDArray[np.float64],
-) -> Tensor:
-    has_small_k = bool(((top_k > 0) & (top_k <= _SMALL_TOP_K)).all())
-    kept = keep(scores, temperature, top_p, top_k, _FEW if has_small_k else _MANY)
+def _draw_filtered(scores: Tensor, filters: Filters, uniform: NDArray[np.float64]) -> Tensor:
+    has_small_k = bool(((filters.top_k > 0) & (filters.top_k <= _SMALL_TOP_K)).all())
+    kept = keep(scores, filters, _FEW if has_small_k else _MANY)
     ids = _draw_kept(kept, uniform)
     if rows := _rows(~kept.is_complete.cpu().numpy()):
-        whole = keep(_take(scores, rows), temperature[rows], top_p[rows], top_k[rows], scores.shape[-1])
+        whole = keep(_take(scores, rows), filters.take(rows), scores.shape[-1])
         _put(ids, rows, _draw_kept(whole, uniform[rows]))
     return ids
 
