@@ -31,4 +31,5 @@ class AppArgs(BaseModel):
     history_ttl_s: int
     longest_turn_s: int
     drain_grace_s: int
+    deterministic: bool = False
     generation: int = 0  # counts rolling restarts; another number replaces every replica

@@ -59,6 +59,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         history_ttl_s=int(settings.history_ttl_days * 86400),
         longest_turn_s=LONGEST_TURN_S,
         drain_grace_s=settings.drain_grace_s,
+        deterministic=settings.deterministic,
     )
 
 

@@ -22,6 +22,7 @@ class ReplicaConfig:
         max_batched_tokens: tokens of one engine step.
         max_waiting: turns that may wait for the batch; more are refused.
         max_wait_s: predicted wait for the batch beyond which turns are refused.
+        deterministic: equal bits for equal requests, see ``cluster.engine.deterministic``.
     """
 
     model_path: str
@@ -34,6 +35,7 @@ class ReplicaConfig:
     max_batched_tokens: int = 512
     max_waiting: int = 256
     max_wait_s: float = 30.0
+    deterministic: bool = False
 
     @property
     def max_ongoing_requests(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from cluster.engine.async_engine import ThreadedEngine
 from cluster.engine.client import EngineClient
 from cluster.engine.config import EngineConfig
+from cluster.engine.deterministic import DeterministicRunner
 from cluster.engine.runner import ModelRunner, num_pages_for
 from cluster.model.config import ChatGLM3Config, load_config
 from cluster.model.loader import expected_shapes, load_model
@@ -50,7 +51,8 @@ def _build_runner(config: ReplicaConfig) -> ModelRunner:
         _check_memory(config, dtype)
     model = load_model(Path(config.model_path), dtype=dtype, device=device)
     pages = num_pages_for(_kv_cache_bytes(config, model.config, dtype, device), model.config, dtype, config.page_size)
-    return ModelRunner(model, num_pages=pages, page_size=config.page_size)
+    runner_class = DeterministicRunner if config.deterministic else ModelRunner
+    return runner_class(model, num_pages=pages, page_size=config.page_size)
 
 
 def _check_memory(config: ReplicaConfig, dtype: torch.dtype) -> None:

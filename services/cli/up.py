@@ -73,6 +73,13 @@ def up(
     max_wait_s: Annotated[
         float | None, _option("Predicted wait for the batch from which turns are refused; default 30.", "max_wait_s")
     ] = None,
+    deterministic: Annotated[
+        bool | None,
+        _option(
+            "Equal requests get equal answers to the last bit, whatever else runs; several times slower.",
+            "deterministic",
+        ),
+    ] = None,
     history_ttl_days: Annotated[
         float | None, _option("How long an idle conversation is kept; default 30.", "history_ttl_days")
     ] = None,
@@ -105,6 +112,7 @@ def up(
         max_batched_tokens=max_batched_tokens,
         max_waiting=max_waiting,
         max_wait_s=max_wait_s,
+        deterministic=deterministic,
         history_ttl_days=history_ttl_days,
         drain_grace_s=drain_grace_s,
         state_dir=state_dir,

@@ -25,8 +25,10 @@ def test_without_a_model_the_demo_model_of_the_package_is_served(tmp_path: Path)
     """Under its own name, which the operator may change; nothing is written."""
     args = prepare(read_settings(port=free_port(), state_dir=tmp_path, device="cpu"), StateFolder(tmp_path), print)
     assert (args.model_path, args.model_name) == (str(CHECKPOINT), "chatglm3-demo")
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model_name="ours")
-    assert prepare(settings, StateFolder(tmp_path), print).model_name == "ours"
+    assert not args.deterministic
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model_name="ours", deterministic=True)
+    other = prepare(settings, StateFolder(tmp_path), print)
+    assert (other.model_name, other.deterministic) == ("ours", True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from cluster.demo import CHECKPOINT
+from cluster.engine.deterministic import DeterministicRunner
 from cluster.engine.runner import num_pages_for
 from cluster.errors import ConfigurationError
 from cluster.model.config import ChatGLM3Config
 from cluster.replica.config import ReplicaConfig
-from cluster.replica.engine import CPU_KV_BYTES, _kv_cache_bytes, build_engine
+from cluster.replica.engine import CPU_KV_BYTES, _build_runner, _kv_cache_bytes, build_engine
 
+TINY = Path(__file__).parents[2] / "parity" / "data" / "tiny"
 CONFIG = ReplicaConfig(model_path="", device="cpu", dtype="float32", threads=1, kv_cache_bytes=None)
 PUBLISHED = ChatGLM3Config(multi_query_group_num=2, seq_length=8192)
 
@@ -26,6 +31,13 @@ def test_a_small_model_gets_the_usual_pool() -> None:
     """A quarter of a GiB."""
     small = ChatGLM3Config(num_layers=2, hidden_size=64, num_attention_heads=4, kv_channels=16, seq_length=512)
     assert _kv_cache_bytes(CONFIG, small, torch.float32, torch.device("cpu")) == CPU_KV_BYTES
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_mode_of_computing_is_the_operators(deterministic: bool) -> None:  # noqa: FBT001 -- a parameter of the test
+    """Nobody pays for equal bits who did not ask for them."""
+    runner = _build_runner(replace(CONFIG, model_path=str(TINY), kv_cache_bytes=2**24, deterministic=deterministic))
+    assert isinstance(runner, DeterministicRunner) is deterministic
 
 
 async def test_more_memory_than_there_is_is_refused_before_it_is_taken() -> None:
