@@ -13,6 +13,13 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+_process = ""
+
+
+def process() -> str:
+    """Who speaks in this process's log, as ``configure`` was told; nothing before."""
+    return _process
+
 
 def configure(process: str, stream: TextIO | None = None) -> None:
     """Let all loggers of this process write at once, each line with time, level and ``process``.
@@ -21,6 +28,8 @@ def configure(process: str, stream: TextIO | None = None) -> None:
         process: who speaks, as in the metrics: ``replica-…`` or ``gateway-…``.
         stream: where to; standard error if left out.
     """
+    global _process  # noqa: PLW0603 -- one per process, like structlog's own configuration
+    _process = process
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

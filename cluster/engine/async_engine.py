@@ -23,10 +23,9 @@ from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
 from cluster.engine.plan import Runner
 from cluster.engine.step_pace import StepWatch
-from cluster.errors import ClusterError, NoReplicaError, OverloadedError
+from cluster.engine.unavailable import ENGINE_CRASHED, not_running, require_room
+from cluster.errors import ClusterError
 from cluster.protocol import GenerateRequest
-
-ENGINE_CRASHED = "engine_crashed"
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +41,9 @@ class ThreadedEngine(EngineClient):
         failures_in_a_row: as ``Engine.failures_in_a_row`` after the latest step; a health check may read it.
     """
 
-    def __init__(self, make_runner: Callable[[], Runner], config: EngineConfig) -> None:
+    def __init__(
+        self, make_runner: Callable[[], Runner], config: EngineConfig, *, watch: StepWatch | None = None
+    ) -> None:
         """``make_runner`` loads the model; it runs in the engine's thread, so the loop stays responsive."""
         self._make_runner = make_runner
         self._config = config
@@ -51,7 +52,7 @@ class ThreadedEngine(EngineClient):
         self._thread: Thread | None = None
         self._is_open = False
         self._stats = EngineStats()
-        self._watch = StepWatch()
+        self._watch = watch or StepWatch()
         self._has_crashed = False
         self.failures_in_a_row = 0
 
@@ -79,9 +80,7 @@ class ThreadedEngine(EngineClient):
             NoReplicaError: the engine has stopped.
         """
         self._require_open()
-        if len(self._pending) >= self._config.max_waiting:  # the thread is in a long step; keep the inbox bounded
-            retry_after_s = min(max(self.stalled_for_s(), 1.0), 60.0)
-            raise OverloadedError("The engine's inbox is full.", retry_after_s=retry_after_s)
+        require_room(len(self._pending), self._config.max_waiting, self.stalled_for_s())
         answer: asyncio.Future[None] = self._loop.create_future()
         self._pending.add(answer)
         answer.add_done_callback(self._pending.discard)
@@ -119,11 +118,11 @@ class ThreadedEngine(EngineClient):
 
     def _require_open(self) -> None:
         if not self._is_open or self._has_crashed:
-            raise _not_running()
+            raise not_running()
 
     def _refuse_pending(self) -> None:
         for answer in list(self._pending):
-            _fail(answer, _not_running())
+            _fail(answer, not_running())
 
     # -- in the thread ----------------------------------------------------------------------------------------------
 
@@ -199,7 +198,3 @@ def _answer(future: asyncio.Future[None]) -> None:
 def _fail(future: asyncio.Future[None], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _not_running() -> NoReplicaError:
-    return NoReplicaError("The engine is not running.", retry_after_s=1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 FADE = 0.98  # of the slowest step of a size, with each later step of that size
 MIN_LIMIT_S = 3.0
@@ -44,28 +45,58 @@ def _largest(bit_length: int) -> int:
     return (1 << bit_length) - 1
 
 
-class StepWatch:
-    """The step under way. Written by the engine's thread, read from any: each answer is made of one value."""
+class Slots(Protocol):
+    """Two floats: when the step under way began, and when it is overdue; infinity between steps."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock`` is the engine's."""
+    def __getitem__(self, index: int, /) -> float:
+        """Read one of them."""
+        ...
+
+    def __setitem__(self, index: int, value: float, /) -> None:
+        """Write one of them; readers see the old value or the new one."""
+        ...
+
+
+_BEGAN, _DUE = 0, 1
+
+
+class StepTimes:
+    """The step under way, to look at from any thread or process: each answer is made of one value."""
+
+    def __init__(self, slots: Slots, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` is that of whoever writes ``slots``; time.monotonic is the same in all processes of a machine."""
+        self._slots = slots
         self._clock = clock
+
+    def running_for_s(self) -> float:
+        """Seconds since the step under way began; 0 between steps."""
+        return max(self._clock() - self._slots[_BEGAN], 0.0)
+
+    def is_stalled(self) -> bool:
+        """Whether the step under way has taken longer than ten times what was to be expected, and over 3 s."""
+        return self._clock() > self._slots[_DUE]
+
+
+class StepWatch(StepTimes):
+    """Told of every step by the engine's thread; learns what to expect of the next."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, slots: Slots | None = None) -> None:
+        """``clock`` is the engine's; ``slots`` may lie in memory that another process reads."""
+        super().__init__([math.inf, math.inf] if slots is None else slots, clock)
         self._pace = StepPace()
         self._is_warm = False
         self._tokens = 0  # 0: nothing to be learnt from the step
-        self._began_at = math.inf
-        self._due_at = math.inf
 
     def begin(self, now: float) -> None:
         """A step begins at ``now``, its size not known yet."""
-        self._began_at = now
-        self._due_at = now + UNMEASURED_LIMIT_S
+        self._slots[_BEGAN] = now
+        self._slots[_DUE] = now + UNMEASURED_LIMIT_S
 
     def expect(self, tokens: int) -> None:
         """The step that began computes ``tokens``."""
         predicted = self._pace.predict(tokens)
         limit_s = UNMEASURED_LIMIT_S if predicted is None else max(MIN_LIMIT_S, SLACK * predicted)
-        self._due_at = self._began_at + limit_s
+        self._slots[_DUE] = self._slots[_BEGAN] + limit_s
         self._tokens = tokens
 
     def end(self, now: float, *, is_measure: bool = True) -> None:
@@ -76,15 +107,7 @@ class StepWatch:
         """
         if self._tokens and is_measure:
             if self._is_warm:
-                self._pace.observe(self._tokens, min(now, self._due_at) - self._began_at)
+                self._pace.observe(self._tokens, min(now, self._slots[_DUE]) - self._slots[_BEGAN])
             self._is_warm = True
         self._tokens = 0
-        self._began_at = self._due_at = math.inf
-
-    def running_for_s(self) -> float:
-        """Seconds since the step under way began; 0 between steps."""
-        return max(self._clock() - self._began_at, 0.0)
-
-    def is_stalled(self) -> bool:
-        """Whether the step under way has taken longer than ten times what was to be expected, and over 3 s."""
-        return self._clock() > self._due_at
+        self._slots[_BEGAN] = self._slots[_DUE] = math.inf

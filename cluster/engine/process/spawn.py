@@ -1,0 +1,84 @@
+"""Starts the engine's process and holds what belongs to it: its number, the socket and the shared memory.
+
+``python -m`` instead of multiprocessing: nothing is pickled, the parent's main module (Ray's worker) is not imported
+again, and no resource tracker stays behind. The child gets two descriptors and no other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from cluster import logs
+from cluster.engine.process.vitals import SharedVitals, create_shared_memory
+
+END_GRACE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A started process."""
+
+    process: subprocess.Popen[bytes]
+    end: socket.socket
+    vitals: SharedVitals
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+    def reap(self) -> int:
+        """Wait for its end, which must be near; returns the exit status. Blocking."""
+        try:
+            return self.process.wait(END_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+def spawn(factory: str) -> Child:
+    """Start the engine's process. It ends when the calling thread does, see ``parentage``.
+
+    Args:
+        factory: ``module:function`` of ``cluster.engine.process.child.Factory``; always a constant of the program.
+    """
+    ours, theirs = socket.socketpair()
+    memory = create_shared_memory()
+    try:
+        arguments = {"parent": os.getpid(), "link": theirs.fileno(), "vitals": memory, "log-name": _log_name()}
+        options = [f"--{name}={value}" for name, value in arguments.items()]
+        process = subprocess.Popen(  # noqa: S603 -- our own module, with arguments of our own
+            [sys.executable, "-P", "-m", "cluster.engine.process", *options, factory],
+            pass_fds=(theirs.fileno(), memory),
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": _import_path()},
+            start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, from the first moment on
+        )
+        return Child(process, ours, SharedVitals(memory))
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        os.close(memory)
+
+
+def describe_exit(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    hint = ", as for want of memory" if -status == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-status).name}{hint}"
+
+
+def _import_path() -> str:
+    """Where this process finds modules; Ray adds folders after the start."""
+    return os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100 -- "" is the current folder
+
+
+def _log_name() -> str:
+    return f"{logs.process() or 'replica'}/engine"
