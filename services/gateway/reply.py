@@ -104,6 +104,6 @@ def _note(event: TurnEvent, summary: RequestSummary) -> None:
     if event.result is None:
         return
     summary.usage = event.result.usage
-    summary.tool_calls = int(event.result.call is not None)
+    summary.tool_calls = sum(one.call is not None for one in event.result.choices or (event.result,))
     if event.kind is EventKind.FAILED:
         summary.outcome, summary.error_code = "failed", event.result.error_code

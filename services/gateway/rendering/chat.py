@@ -3,6 +3,9 @@
 A stream is: a chunk with the role, one chunk per delta, two with the call where there is one, one with the finish
 reason, one with usage if asked for, ``[DONE]``. A failed one ends with an error instead, and without ``[DONE]``. A
 call's arguments come in one piece: what the model writes is not JSON, and is one only once it is whole.
+
+Several answers come mixed, and their finish reasons together at the end. Log probabilities come with the deltas; what
+is left of them, in a chunk without text.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from services.gateway.schemas.chat_completion import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionChunkWithUsage,
+    ChoiceLogprobs,
     ChunkChoice,
     ChunkDelta,
     CompletionChoice,
@@ -35,29 +39,48 @@ _NO_TEXT = b'"content":""'
 
 
 class ChatRendering:
-    """One chat completion. ``completion_id`` and ``call_id`` are random: nothing is stored under them."""
+    """One chat completion. ``completion_id`` and ``call_id`` are random: nothing is stored under them.
+
+    Args:
+        started: the turn.
+        completion_id: of the completion.
+        call_id: of its tool call; those of further answers are made from it.
+        model: that answers.
+        include_usage: whether the stream ends with usage.
+        choices: how many answers there are.
+        logprobs: whether the answers' log probabilities were asked for.
+    """
 
     def __init__(
-        self, started: TurnStarted, *, completion_id: str, call_id: str, model: ModelInfo, include_usage: bool = False
+        self,
+        started: TurnStarted,
+        *,
+        completion_id: str,
+        call_id: str,
+        model: ModelInfo,
+        include_usage: bool = False,
+        choices: int = 1,
+        logprobs: bool = False,
     ) -> None:
         self._created = started.created_at
         self._id = completion_id
         self._call_id = call_id
         self._model = model
         self._include_usage = include_usage
+        self._logprobs = logprobs
         # Chunks with text differ in nothing else: the rest is written once, at a tenth of the cost per token.
-        self._before_text, self._after_text = self._chunk(ChunkDelta(content="")).split(_NO_TEXT)
+        self._around_text = [self._chunk(ChunkDelta(content=""), i).split(_NO_TEXT) for i in range(choices)]
 
     def frames(self, event: TurnEvent) -> bytes:
         """See Rendering."""
         match event.kind:
-            case EventKind.TEXT_DELTA:
-                return self._before_text + b'"content":' + one_line(to_json(event.text)) + self._after_text
+            case EventKind.TEXT_DELTA | EventKind.TEXT_DONE:
+                return self._text(event)
             case EventKind.CREATED:
-                return self._chunk(ChunkDelta(role="assistant", content=""))
+                return self._chunk(ChunkDelta(role="assistant", content=""), event.choice)
             case EventKind.TOOL_CALL:
                 assert event.call is not None
-                return self._call(event.call)
+                return self._call(event.call, event.choice)
             case EventKind.FAILED:
                 assert event.result is not None
                 return self.broken(problem_of_code(event.result.error_code, event.result.error_message))
@@ -73,37 +96,67 @@ class ChatRendering:
 
     def whole(self, event: TurnEvent, result: TurnResult) -> bytes:  # noqa: ARG002 - the protocol's
         """See Rendering."""
-        choice = CompletionChoice(message=self._message(result), finish_reason=_finish(result))
+        choices = [self._choice(one, i) for i, one in enumerate(_answers(result))]
         return ChatCompletion(
             id=self._id,
             created=self._created,
             model=self._model.id,
-            choices=[choice],
+            choices=choices,
             usage=CompletionUsage.of(result.usage),
             system_fingerprint=self._model.fingerprint,
         ).json_bytes()
 
-    def _message(self, result: TurnResult) -> CompletionMessage:
+    def _choice(self, result: TurnResult, index: int) -> CompletionChoice:
+        return CompletionChoice(
+            index=index,
+            message=self._message(result, index),
+            logprobs=ChoiceLogprobs.of(result.logprobs) if self._logprobs else None,
+            finish_reason=_finish(result),
+        )
+
+    def _message(self, result: TurnResult, index: int) -> CompletionMessage:
         if result.call is None:
             return CompletionMessage(content=result.text)
         function = CompletionFunction(name=result.call.name, arguments=arguments_json(result.call.arguments))
-        calls = [CompletionToolCall(id=self._call_id, function=function)]
+        calls = [CompletionToolCall(id=self._id_of_call(index), function=function)]
         return CompletionMessage(content=result.text or None, tool_calls=calls)
 
-    def _call(self, call: ToolCall) -> bytes:
+    def _id_of_call(self, index: int) -> str:
+        return f"{self._call_id}_{index}" if index else self._call_id
+
+    def _call(self, call: ToolCall, index: int) -> bytes:
         named = FunctionDelta(name=call.name, arguments="")
         filled = FunctionDelta(arguments=arguments_json(call.arguments))
-        pieces = ToolCallDelta(id=self._call_id, type="function", function=named), ToolCallDelta(function=filled)
-        return b"".join(self._chunk(ChunkDelta(tool_calls=[piece])) for piece in pieces)
+        first = ToolCallDelta(id=self._id_of_call(index), type="function", function=named)
+        pieces = first, ToolCallDelta(function=filled)
+        return b"".join(self._chunk(ChunkDelta(tool_calls=[piece]), index) for piece in pieces)
+
+    def _text(self, event: TurnEvent) -> bytes:
+        """A delta; or what was left over when the text was done, whose whole is known already."""
+        is_delta = event.kind is EventKind.TEXT_DELTA
+        if event.logprobs:
+            delta = ChunkDelta(content=event.text if is_delta else "")
+            return self._chunk(delta, event.choice, logprobs=ChoiceLogprobs.of(event.logprobs))
+        if not is_delta:
+            return b""
+        before, after = self._around_text[event.choice]
+        return before + b'"content":' + one_line(to_json(event.text)) + after
 
     def _end(self, result: TurnResult) -> bytes:
-        last = self._chunk(ChunkDelta(), finish=_finish(result))
+        last = b"".join(self._chunk(ChunkDelta(), i, finish=_finish(one)) for i, one in enumerate(_answers(result)))
         if self._include_usage:
             last += frame(self._with_usage([], CompletionUsage.of(result.usage)).json_bytes())
         return last + DONE
 
-    def _chunk(self, delta: ChunkDelta, *, finish: FinishName | None = None) -> bytes:
-        choices = [ChunkChoice(delta=delta, finish_reason=finish)]
+    def _chunk(
+        self,
+        delta: ChunkDelta,
+        index: int = 0,
+        *,
+        finish: FinishName | None = None,
+        logprobs: ChoiceLogprobs | None = None,
+    ) -> bytes:
+        choices = [ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish)]
         chunk = self._with_usage(choices, None) if self._include_usage else self._plain(choices)
         return frame(chunk.json_bytes())
 
@@ -125,6 +178,10 @@ class ChatRendering:
             choices=choices,
             usage=usage,
         )
+
+
+def _answers(result: TurnResult) -> tuple[TurnResult, ...]:
+    return result.choices or (result,)
 
 
 def _finish(result: TurnResult) -> FinishName:

@@ -1,7 +1,8 @@
 """Turns as responses and their typed events.
 
 Each event keeps its turn's number and checksum (``id: <seq>.<crc>``), so a stream can be checked and resumed. Whether
-the message is complete is known only from the turn's last event; the item's end is held back until then.
+the message is complete is known only from the turn's last event; the item's end is held back until then. A delta
+carries the log probabilities that came with it, each later event those of the whole text.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from services.gateway.problems import Problem, problem_of_code
 from services.gateway.schemas.response import (
     ConversationOfResponse,
+    DrawnToken,
     ErrorEvent,
     ErrorName,
     IncompleteDetails,
@@ -25,6 +27,7 @@ from services.gateway.schemas.response import (
     StreamEvent,
     TextDeltaEvent,
     TextDoneEvent,
+    TextSettings,
 )
 from services.gateway.schemas.responses import ResponseRequest
 from services.gateway.sse import frame
@@ -47,16 +50,19 @@ class ResponseRendering:
         self._begun = _begun(started, response_id, request)
         self._held: TurnEvent | None = None
         self._next_seq = 0
+        self._logprobs: list[DrawnToken] = []  # of the answer so far
 
     def frames(self, event: TurnEvent) -> bytes:
         """See Rendering."""
         self._next_seq = event.seq + 1
+        new = [DrawnToken.of(entry) for entry in event.logprobs]
+        self._logprobs += new
         if event.kind is EventKind.ITEM_DONE:
             self._held = event
             return b""
         if event.kind in _ENDS:
             return self._end(event)
-        return _framed(event, self._shape(event))
+        return _framed(event, self._shape(event, new))
 
     def broken(self, problem: Problem) -> bytes:
         """See Rendering."""
@@ -65,14 +71,16 @@ class ResponseRendering:
 
     def whole(self, event: TurnEvent, result: TurnResult) -> bytes:
         """See Rendering."""
+        self._logprobs = [DrawnToken.of(entry) for entry in result.logprobs]
         return self._ended(event.kind, result).json_bytes()
 
-    def _shape(self, event: TurnEvent) -> StreamEvent:
+    def _shape(self, event: TurnEvent, new: list[DrawnToken]) -> StreamEvent:
         seq, item_id = event.seq, self._item_id
         match event.kind:
             case EventKind.TEXT_DELTA:
+                name = "response.output_text.delta"
                 return TextDeltaEvent(
-                    type="response.output_text.delta", sequence_number=seq, item_id=item_id, delta=event.text
+                    type=name, sequence_number=seq, item_id=item_id, delta=event.text, logprobs=tuple(new)
                 )
             case EventKind.ITEM_ADDED:
                 item = OutputMessage(id=item_id, status="in_progress", content=[])
@@ -80,8 +88,9 @@ class ResponseRendering:
             case EventKind.PART_ADDED:
                 return self._part("response.content_part.added", event)
             case EventKind.TEXT_DONE:
+                name = "response.output_text.done"
                 return TextDoneEvent(
-                    type="response.output_text.done", sequence_number=seq, item_id=item_id, text=event.text
+                    type=name, sequence_number=seq, item_id=item_id, text=event.text, logprobs=tuple(self._logprobs)
                 )
             case EventKind.PART_DONE:
                 return self._part("response.content_part.done", event)
@@ -89,7 +98,10 @@ class ResponseRendering:
                 return ResponseEvent(type=f"response.{event.kind}", sequence_number=seq, response=self._begun)
 
     def _part(self, name: str, event: TurnEvent) -> PartEvent:
-        return PartEvent(type=name, sequence_number=event.seq, item_id=self._item_id, part=OutputText(text=event.text))
+        return PartEvent(type=name, sequence_number=event.seq, item_id=self._item_id, part=self._text(event.text))
+
+    def _text(self, text: str) -> OutputText:
+        return OutputText(text=text, logprobs=tuple(self._logprobs))
 
     def _end(self, event: TurnEvent) -> bytes:
         assert event.result is not None
@@ -107,7 +119,7 @@ class ResponseRendering:
 
     def _message(self, text: str, end: EventKind) -> OutputMessage:
         status: ItemStatus = "completed" if end is EventKind.COMPLETED else "incomplete"
-        return OutputMessage(id=self._item_id, status=status, content=[OutputText(text=text)])
+        return OutputMessage(id=self._item_id, status=status, content=[self._text(text)])
 
     def _ended(self, end: EventKind, result: TurnResult) -> Response:
         return self._begun.model_copy(
@@ -147,5 +159,7 @@ def _begun(started: TurnStarted, response_id: str, request: ResponseRequest) -> 
         store=request.is_stored,
         temperature=DEFAULTS.temperature if request.temperature is None else request.temperature,
         top_p=DEFAULTS.top_p if request.top_p is None else request.top_p,
+        text=TextSettings(format=request.text_format),
+        top_logprobs=request.top_logprobs or 0,
         user=request.user,
     )

@@ -41,5 +41,7 @@ async def create_chat_completion(request: Request, deps: Deps, tenant: CurrentTe
         call_id=f"call_{secrets.token_hex(_CALL_ID_BYTES)}",
         model=model,
         include_usage=body.include_usage,
+        choices=turn.choices,
+        logprobs=bool(body.logprobs),
     )
     return TurnReply(deps.turns.chat(turn), rendering, is_stream=bool(body.stream), limits=deps.limits)

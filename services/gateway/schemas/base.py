@@ -11,8 +11,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from services.turns.events import GenerationOptions
-
 MAX_INT32 = 2**31 - 1
 MAX_INT63 = 2**63 - 1
 
@@ -57,6 +55,18 @@ def one_or_many(what: str) -> Discriminator:
     )
 
 
+def depth_of(document: Any) -> int:
+    """How deep lists and objects stand inside each other; a plain value has depth 0."""
+    depth, level = 0, [document]
+    while level := [child for node in level if isinstance(node, dict | list) for child in _children(node)]:
+        depth += 1
+    return depth
+
+
+def _children(node: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(node.values()) if isinstance(node, dict) else node
+
+
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 Stop = Annotated[
     Annotated[StopString, Tag("<one>")] | Annotated[list[StopString], Field(max_length=4), Tag("<many>")],
@@ -67,26 +77,3 @@ Metadata = Annotated[
 ]
 MaxTokens = Annotated[int, Field(ge=1)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class SamplingFields(RequestBody):
-    """How an answer is drawn. What is left out is ChatGLM3's own: temperature 0.8, top_p 0.8, top_k 50."""
-
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=MAX_INT63)] | None = None
-    stop: Stop | None = None
-    ignore_eos: bool | None = None
-
-    def options(self, max_tokens: int | None) -> GenerationOptions:
-        """The same, in the words of turns. A negative seed is folded into 63 bits."""
-        return GenerationOptions(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=None if self.seed is None else self.seed & MAX_INT63,
-            max_tokens=max_tokens,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            ignore_eos=bool(self.ignore_eos),
-        )

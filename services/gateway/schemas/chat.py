@@ -11,13 +11,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from cluster.errors import InvalidRequestError
-from services.gateway.schemas.base import MaxTokens, Metadata, ModelName, RequestBody, SamplingFields, only
+from services.gateway.schemas.base import MaxTokens, Metadata, ModelName, RequestBody, only
 from services.gateway.schemas.history import messages_of
 from services.gateway.schemas.messages import ChatMessage
+from services.gateway.schemas.sampling import SamplingFields, TopLogprobs, refuse_tools
+from services.gateway.schemas.structure import ResponseFormat
 from services.gateway.schemas.tiers import ServiceTier, share_in
 from services.gateway.schemas.tools import Tools, tools_of
 from services.tenants.share import Share
-from services.turns.events import ChatTurn
+from services.turns.events import ChatTurn, GenerationOptions
+
+MAX_CHOICES = 8
 
 
 class StreamOptions(RequestBody):
@@ -42,17 +46,14 @@ class ChatCompletionRequest(SamplingFields):
     tool_choice: Annotated[Any, only("none", "auto")] = None
     parallel_tool_calls: bool | None = None  # the model makes one call a turn whatever it says
     service_tier: ServiceTier | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    response_format: ResponseFormat | None = None
 
-    n: Annotated[Any, only(1)] = None
     store: Annotated[Any, only(False)] = None
     functions: Annotated[Any, only([])] = None
     function_call: Annotated[Any, only("none", "auto")] = None
-    logprobs: Annotated[Any, only(False)] = None
-    top_logprobs: Annotated[Any, only(0)] = None
-    response_format: Annotated[Any, only({"type": "text"})] = None
-    logit_bias: Annotated[Any, only({})] = None
-    presence_penalty: Annotated[Any, only(0, 0.0)] = None
-    frequency_penalty: Annotated[Any, only(0, 0.0)] = None
     modalities: Annotated[Any, only(["text"])] = None
     audio: Annotated[Any, only()] = None
     prediction: Annotated[Any, only()] = None
@@ -75,12 +76,26 @@ class ChatCompletionRequest(SamplingFields):
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("Set stream to use stream_options.", param="stream_options")
         tools = tools_of(self.tools or [])
+        offered = () if self.tool_choice == "none" else tools
+        options = self._options()
+        if offered:
+            refuse_tools(options.structure, "structured_outputs" if self.structured_outputs else "response_format")
         return ChatTurn(
             tenant=tenant,
             request_id=request_id,
             messages=messages_of(self.messages),
-            options=self.options(self.max_completion_tokens or self.max_tokens),
+            options=options,
             cache_key=self.prompt_cache_key or None,
-            tools=() if self.tool_choice == "none" else tools,
+            tools=offered,
+            choices=self.n or 1,
             share=share_in(self.service_tier, share),
+        )
+
+    def _options(self) -> GenerationOptions:
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequestError("top_logprobs: Set logprobs to use top_logprobs.", param="top_logprobs")
+        return self.options(
+            self.max_completion_tokens or self.max_tokens,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            structure=self.response_format.structure() if self.response_format else None,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from cluster.protocol import Usage
 from services.gateway.schemas.base import Shape
+from services.turns.events import TokenLogprob
 
 FinishName = Literal["stop", "length", "tool_calls"]
 OmittedWhenNone = Field(exclude_if=lambda value: value is None)
@@ -71,12 +73,47 @@ class CompletionMessage(Shape):
     tool_calls: Annotated[list[CompletionToolCall] | None, OmittedWhenNone] = None
 
 
+class BestToken(Shape):
+    """A token and the natural logarithm of its probability. ``bytes`` is null where it shows nothing."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class DrawnToken(BestToken):
+    """A token of the answer, and the best ones in its place."""
+
+    top_logprobs: list[BestToken]
+
+
+class ChoiceLogprobs(Shape):
+    """The log probabilities of a choice's tokens."""
+
+    content: list[DrawnToken]
+    refusal: None = None
+
+    @classmethod
+    def of(cls, entries: Iterable[TokenLogprob]) -> ChoiceLogprobs:
+        """From the turn's entries."""
+        return cls(content=[DrawnToken(**_token(one), top_logprobs=[*map(_best, one.top)]) for one in entries])
+
+
+def _best(entry: TokenLogprob) -> BestToken:
+    return BestToken(**_token(entry))
+
+
+def _token(entry: TokenLogprob) -> dict[str, Any]:
+    data = None if entry.data is None else list(entry.data)
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": data}
+
+
 class CompletionChoice(Shape):
-    """The one choice; ``n`` is 1."""
+    """One answer of ``n``."""
 
     index: int = 0
     message: CompletionMessage
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishName
 
 
@@ -117,11 +154,11 @@ class ChunkDelta(Shape):
 
 
 class ChunkChoice(Shape):
-    """The one choice; ``finish_reason`` is set on its last chunk."""
+    """A piece of one answer of ``n``; ``finish_reason`` is set on its last chunk."""
 
     index: int = 0
     delta: ChunkDelta
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishName | None = None
 
 

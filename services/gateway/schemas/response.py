@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from cluster.protocol import Usage
 from services.gateway.schemas.base import Shape
+from services.turns.events import TokenLogprob
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ErrorName = Literal["server_error", "rate_limit_exceeded"]
@@ -45,13 +46,36 @@ class ResponseUsage(Shape):
         )
 
 
+class BestToken(Shape):
+    """A token and the natural logarithm of its probability. ``bytes`` is empty where it shows nothing."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class DrawnToken(BestToken):
+    """A token of the answer, and the best ones in its place."""
+
+    top_logprobs: list[BestToken]
+
+    @classmethod
+    def of(cls, entry: TokenLogprob) -> DrawnToken:
+        """From the turn's entry."""
+        return cls(**_token(entry), top_logprobs=[BestToken(**_token(one)) for one in entry.top])
+
+
+def _token(entry: TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.token, "bytes": list(entry.data or b""), "logprob": entry.logprob}
+
+
 class OutputText(Shape):
     """The text of an answer."""
 
     type: Literal["output_text"] = "output_text"
     text: str
     annotations: tuple[()] = ()
-    logprobs: tuple[()] = ()
+    logprobs: tuple[DrawnToken, ...] = ()
 
 
 class OutputMessage(Shape):
@@ -84,16 +108,10 @@ class ConversationOfResponse(Shape):
     id: str
 
 
-class TextFormat(Shape):
-    """Plain text."""
-
-    type: Literal["text"] = "text"
-
-
 class TextSettings(Shape):
-    """How the text is made."""
+    """How the text is made: ``format`` as it was asked for."""
 
-    format: TextFormat = TextFormat()
+    format: dict[str, Any]
 
 
 class Response(Shape):
@@ -118,7 +136,7 @@ class Response(Shape):
     service_tier: Literal["default", "flex"] = "default"
     store: bool
     temperature: float
-    text: TextSettings = TextSettings()
+    text: TextSettings
     tool_choice: Literal["auto"] = "auto"
     tools: tuple[()] = ()
     top_logprobs: int = 0
@@ -164,7 +182,7 @@ class TextDeltaEvent(StreamEvent):
     output_index: int = 0
     content_index: int = 0
     delta: str
-    logprobs: tuple[()] = ()
+    logprobs: tuple[DrawnToken, ...] = ()
 
 
 class TextDoneEvent(StreamEvent):
@@ -174,7 +192,7 @@ class TextDoneEvent(StreamEvent):
     output_index: int = 0
     content_index: int = 0
     text: str
-    logprobs: tuple[()] = ()
+    logprobs: tuple[DrawnToken, ...] = ()
 
 
 class ErrorEvent(StreamEvent):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -15,14 +15,15 @@ from services.gateway.schemas.base import (
     Metadata,
     ModelName,
     RequestBody,
-    SamplingFields,
     one_or_many,
     only,
 )
 from services.gateway.schemas.messages import InputItem
+from services.gateway.schemas.sampling import SamplingFields, TopLogprobs
+from services.gateway.schemas.structure import TextFormat
 from services.gateway.schemas.tiers import ServiceTier, share_in
 from services.tenants.share import Share
-from services.turns.events import ChatTurn, Message, Role, StoredTurn
+from services.turns.events import ChatTurn, GenerationOptions, Message, Role, StoredTurn
 
 
 class ConversationRef(RequestBody):
@@ -32,9 +33,9 @@ class ConversationRef(RequestBody):
 
 
 class TextConfig(RequestBody):
-    """Only plain text is offered."""
+    """The shape of the text."""
 
-    format: Annotated[Any, only({"type": "text"})] = None
+    format: TextFormat | None = None
     verbosity: Annotated[Any, only("medium")] = None
 
 
@@ -79,6 +80,8 @@ class ResponseRequest(SamplingFields):
     prompt_cache_key: str | None = None
     user: str | None = None
     text: TextConfig | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: TopLogprobs | None = None
     parallel_tool_calls: bool | None = None
     service_tier: ServiceTier | None = None
 
@@ -87,10 +90,8 @@ class ResponseRequest(SamplingFields):
     tools: Annotated[Any, only([])] = None
     tool_choice: Annotated[Any, only("none", "auto")] = None
     max_tool_calls: Annotated[Any, only()] = None
-    include: Annotated[Any, only([])] = None
     prompt: Annotated[Any, only()] = None
     reasoning: Annotated[Any, only({})] = None
-    top_logprobs: Annotated[Any, only(0)] = None
     truncation: Annotated[Any, only("disabled")] = None
     moderation: Annotated[Any, only()] = None
     context_management: Annotated[Any, only([])] = None
@@ -105,6 +106,12 @@ class ResponseRequest(SamplingFields):
         """The conversation the turn belongs to."""
         return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
 
+    @property
+    def text_format(self) -> dict[str, Any]:
+        """The shape of the text, as it was asked for."""
+        wanted = self.text.format if self.text else None
+        return {"type": "text"} if wanted is None else wanted.model_dump(by_alias=True)
+
     def turn(self, *, tenant: str, share: Share, request_id: str) -> StoredTurn | ChatTurn:
         """The turn asked for.
 
@@ -116,6 +123,17 @@ class ResponseRequest(SamplingFields):
         if self.conversation is not None:
             raise InvalidRequestError("A turn of a conversation is always stored.", param="store")
         return self._stateless(tenant, share_in(self.service_tier, share), request_id)
+
+    def _options(self) -> GenerationOptions:
+        if self.top_logprobs and not self.include:
+            message = "top_logprobs: Put 'message.output_text.logprobs' into include to use top_logprobs."
+            raise InvalidRequestError(message, param="top_logprobs")
+        wanted = self.text.format if self.text else None
+        return self.options(
+            self.max_output_tokens,
+            logprobs=(self.top_logprobs or 0) if self.include else None,
+            structure=wanted.structure() if wanted else None,
+        )
 
     def _messages(self) -> tuple[Message, ...]:
         if isinstance(self.input, str):
@@ -129,7 +147,7 @@ class ResponseRequest(SamplingFields):
             input=self._messages(),
             conversation=self.conversation_id,
             instructions=self.instructions,
-            options=self.options(self.max_output_tokens),
+            options=self._options(),
             metadata=dict(self.metadata or {}),
             share=share,
         )
@@ -140,7 +158,7 @@ class ResponseRequest(SamplingFields):
             tenant=tenant,
             request_id=request_id,
             messages=system + self._messages(),
-            options=self.options(self.max_output_tokens),
+            options=self._options(),
             cache_key=self.prompt_cache_key or None,
             share=share,
         )

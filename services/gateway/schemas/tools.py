@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from cluster.errors import InvalidRequestError
 from cluster.tokenizer import tool_calls
 from cluster.tokenizer.tool_calls import ToolCall
-from services.gateway.schemas.base import RequestBody, only
+from services.gateway.schemas.base import RequestBody, depth_of, only
 from services.turns.events import Tool
 
 MAX_TOOLS = 128
@@ -29,21 +29,9 @@ CallId = Annotated[str, Field(min_length=1, max_length=256)]
 def _bounded(parameters: dict[str, Any]) -> dict[str, Any]:
     if parameters.get("type", "object") != "object":
         raise PydanticCustomError("parameters", "Input should be a schema of type 'object'")
-    if _depth(parameters) > MAX_SCHEMA_DEPTH:
+    if depth_of(parameters) > MAX_SCHEMA_DEPTH:
         raise PydanticCustomError("too_deep", f"Input should be nested at most {MAX_SCHEMA_DEPTH} deep")
     return parameters
-
-
-def _depth(document: Any) -> int:
-    """How deep lists and objects stand inside each other; a plain value has depth 0."""
-    depth, level = 0, [document]
-    while level := [child for node in level if isinstance(node, dict | list) for child in _children(node)]:
-        depth += 1
-    return depth
-
-
-def _children(node: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(node.values()) if isinstance(node, dict) else node
 
 
 class FunctionDefinition(RequestBody):
