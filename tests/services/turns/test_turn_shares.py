@@ -45,6 +45,12 @@ async def test_an_answer_that_moves_keeps_its_share(kit, turn):
     assert [(request.weight, request.priority) for request in kit.backend.requests] == [(2.5, 3)] * 2
 
 
+async def test_every_one_of_several_answers_has_the_share(kit):
+    """A caller that asks for three is charged for three, in its own class."""
+    await collect(kit.service.chat(replace(kit.chat_turn(), share=SHARE, choices=3)))
+    assert [(request.weight, request.priority) for request in kit.backend.requests] == [(2.5, 3)] * 3
+
+
 async def test_a_turn_that_names_no_share_has_the_default_one(kit):
     """Weight 1, first class."""
     await collect(kit.service.chat(kit.chat_turn()))
