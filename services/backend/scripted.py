@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import log
 
 from cluster.errors import ChannelError, ClusterError, NoReplicaError, OverloadedError
-from cluster.protocol import Event, Finish, FinishReason, GenerateRequest, Served, Tokens, Usage
+from cluster.protocol import Event, Finish, FinishReason, GenerateRequest, Logprobs, Served, Tokens, Usage
 
 _Kept = tuple[str, str, list[int]]  # incarnation, tenant, ids
 Answer = Callable[[GenerateRequest], Sequence[int]]
@@ -120,7 +121,8 @@ class ScriptedBackend:
         for start in range(first, end, self.frame):
             await self.gate.wait()
             ids = answer[start : min(start + self.frame, end)]
-            yield Tokens(start=start, ids=ids, cached_tokens=cached_tokens if start == first else None)
+            found = cached_tokens if start == first else None
+            yield Tokens(start=start, ids=ids, cached_tokens=found, logprobs=_logprobs(ids, request.sampling.logprobs))
             await asyncio.sleep(0)  # an engine gives way between steps; so does this
         self._kept.append((incarnation, request.tenant, request.prompt_ids + answer[:end]))
         await self.gate.wait()
@@ -148,6 +150,16 @@ class ScriptedBackend:
         kept = (ids for name, tenant, ids in self._kept if (name, tenant) == (incarnation, request.tenant))
         longest = max((_common_prefix(request.prompt_ids, ids) for ids in kept), default=0)
         return min(longest, len(request.prompt_ids) - 1)
+
+
+def logprobs_of(token_id: int, num_best: int) -> Logprobs:
+    """What this backend reports of an id: it is the best one, and each of the ids behind it half as probable."""
+    halves = [-(i + 1) * log(2) for i in range(num_best)]
+    return Logprobs(drawn=-log(2), top_ids=[token_id + i for i in range(num_best)], top=halves)
+
+
+def _logprobs(ids: Sequence[int], num_best: int | None) -> list[Logprobs] | None:
+    return None if num_best is None else [logprobs_of(token_id, num_best) for token_id in ids]
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
