@@ -40,6 +40,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         max_waiting=args.max_waiting,
         max_wait_s=args.max_wait_s,
         deterministic=args.deterministic,
+        engine_process=args.engine_process,
     )
     replica = serve.deployment(
         name=REPLICA,

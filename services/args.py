@@ -32,4 +32,5 @@ class AppArgs(BaseModel):
     longest_turn_s: int
     drain_grace_s: int
     deterministic: bool = False
+    engine_process: bool = False
     generation: int = 0  # counts rolling restarts; another number replaces every replica

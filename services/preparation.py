@@ -60,6 +60,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         longest_turn_s=LONGEST_TURN_S,
         drain_grace_s=settings.drain_grace_s,
         deterministic=settings.deterministic,
+        engine_process=_engine_process(settings, device),
     )
 
 
@@ -97,6 +98,11 @@ def _dtype(settings: ClusterSettings, device: str) -> str:
     return settings.dtype
 
 
+def _engine_process(settings: ClusterSettings, device: str) -> bool:
+    """A GPU's steps are short, and the time between them is lost to whatever else runs in the same interpreter."""
+    return device == "cuda" if settings.engine_process is None else settings.engine_process
+
+
 def _model(settings: ClusterSettings, state: StateFolder, say: Say) -> tuple[Path, str]:
     """The checkpoint to serve, and the name it has where the operator gave none."""
     if settings.model is None:
@@ -123,7 +129,7 @@ def _in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def _check(path: Path, dtype: str, kv_cache_bytes: int | None) -> None:
     from cluster.model.checkpoint import inspect_checkpoint  # noqa: PLC0415 - torch, in the child only
-    from cluster.replica.engine import check_kv_cache  # noqa: PLC0415 - likewise
+    from cluster.replica.runner import check_kv_cache  # noqa: PLC0415 - likewise
 
     report = inspect_checkpoint(path)
     if report.problem or report.config is None:

@@ -55,6 +55,9 @@ class ClusterSettings(BaseSettings):
     deterministic: bool = Field(
         False, description="equal requests get equal answers to the last bit, whatever else runs; several times slower"
     )
+    engine_process: bool | None = Field(
+        None, description="a replica's engine in a process of its own; none: where it computes on a GPU"
+    )
     history_ttl_days: Annotated[float, Field(gt=0)] = 30
     drain_grace_s: Annotated[int, Field(ge=0, le=LONGEST_TURN_S)] = 30
 

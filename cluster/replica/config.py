@@ -23,6 +23,7 @@ class ReplicaConfig:
         max_waiting: turns that may wait for the batch; more are refused.
         max_wait_s: predicted wait for the batch beyond which turns are refused.
         deterministic: equal bits for equal requests, see ``cluster.engine.deterministic``.
+        engine_process: whether the engine has a process of its own, see ``cluster.engine.process``.
     """
 
     model_path: str
@@ -36,6 +37,7 @@ class ReplicaConfig:
     max_waiting: int = 256
     max_wait_s: float = 30.0
     deterministic: bool = False
+    engine_process: bool = False
 
     @property
     def max_ongoing_requests(self) -> int:

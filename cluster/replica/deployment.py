@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from typing import Any
 
@@ -81,9 +82,11 @@ class Replica:
         return figures(self._engine.stats(), capacity=self._capacity)
 
     def check_health(self) -> None:
-        """Raises when the engine hangs in a step; Serve replaces the replica after three such answers in a row."""
+        """Raises when the engine hangs or has died; Serve replaces the replica after three such answers in a row."""
         if self._engine.is_stalled():
-            raise RuntimeError(f"the engine has been in one step for {self._engine.stalled_for_s():.0f} s")
+            stalled_for_s = self._engine.stalled_for_s()
+            how = "has died" if math.isinf(stalled_for_s) else f"has not moved for {stalled_for_s:.0f} s"
+            raise RuntimeError(f"the engine {how}")
 
     async def __del__(self) -> None:
         """Serve awaits this once the last turn has ended."""

@@ -1,25 +1,24 @@
-"""Builds the engine of a replica from its settings."""
+"""Builds the engine of a replica from its settings: in a thread of this process, or in a process of its own.
+
+Nothing here imports torch before the engine does: a replica whose engine is elsewhere is spared its memory.
+"""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-import torch
+import msgspec
 
 from cluster.engine.async_engine import ThreadedEngine
 from cluster.engine.client import EngineClient
 from cluster.engine.config import EngineConfig
-from cluster.engine.deterministic import DeterministicRunner
-from cluster.engine.runner import ModelRunner, num_pages_for
-from cluster.model.config import ChatGLM3Config, load_config
-from cluster.model.loader import expected_shapes, load_model
-from cluster.replica.config import PAGE_SIZE, ReplicaConfig
-from cluster.replica.memory import free_memory, require_memory
+from cluster.engine.plan import Runner
+from cluster.engine.process.client import ProcessEngine
+from cluster.engine.step_pace import StepWatch
+from cluster.model.config import load_config
+from cluster.replica.config import ReplicaConfig
 
-GPU_MEMORY_SHARE = 0.9  # of what loading left free; the rest is for activations
-CPU_KV_BYTES = 2**28  # a CPU's default, or two full contexts of the model if those take more
-CPU_KV_CONTEXTS = 2
+FACTORY = f"{__name__}:threaded_engine"
 
 
 def build_engine(config: ReplicaConfig) -> EngineClient:
@@ -27,9 +26,31 @@ def build_engine(config: ReplicaConfig) -> EngineClient:
 
     Raises:
         CheckpointError: the checkpoint's configuration cannot be served.
+        ConfigurationError: the limits cannot work together.
     """
+    if not config.engine_process:
+        return _threaded(config, StepWatch())
+    _engine_config(config)  # raises here and now what the child would raise later
+    return ProcessEngine(FACTORY, msgspec.json.encode(config), max_waiting=config.max_waiting)
+
+
+def threaded_engine(data: bytes, watch: StepWatch) -> ThreadedEngine:
+    """``Factory`` of the engine's own process. ``data`` is JSON of ``ReplicaConfig``."""
+    return _threaded(msgspec.json.decode(data, type=ReplicaConfig), watch)
+
+
+def _threaded(config: ReplicaConfig, watch: StepWatch) -> ThreadedEngine:
+    def make_runner() -> Runner:
+        from cluster.replica.runner import build_runner  # noqa: PLC0415 - torch, and in the engine's thread
+
+        return build_runner(config)
+
+    return ThreadedEngine(make_runner, _engine_config(config), watch=watch)
+
+
+def _engine_config(config: ReplicaConfig) -> EngineConfig:
     shape = load_config(Path(config.model_path))
-    engine_config = EngineConfig(
+    return EngineConfig(
         model_id=f"{config.model_path}:{config.dtype}",
         context_length=shape.seq_length,
         vocab_size=shape.padded_vocab_size,
@@ -39,40 +60,3 @@ def build_engine(config: ReplicaConfig) -> EngineClient:
         max_waiting=config.max_waiting,
         max_wait_s=config.max_wait_s,
     )
-    return ThreadedEngine(lambda: _build_runner(config), engine_config)
-
-
-def _build_runner(config: ReplicaConfig) -> ModelRunner:
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    dtype: torch.dtype = getattr(torch, config.dtype)
-    device = torch.device(config.device)
-    if device.type == "cpu":  # a GPU says itself what it does not hold
-        _check_memory(config, dtype)
-    model = load_model(Path(config.model_path), dtype=dtype, device=device)
-    pages = num_pages_for(_kv_cache_bytes(config, model.config, dtype, device), model.config, dtype, config.page_size)
-    runner_class = DeterministicRunner if config.deterministic else ModelRunner
-    return runner_class(model, num_pages=pages, page_size=config.page_size)
-
-
-def _check_memory(config: ReplicaConfig, dtype: torch.dtype) -> None:
-    shape = load_config(Path(config.model_path))
-    parameters = sum(math.prod(size) for size in expected_shapes(shape).values())
-    kv_cache = _kv_cache_bytes(config, shape, dtype, torch.device("cpu"))
-    require_memory(weights=parameters * dtype.itemsize, kv_cache=kv_cache, free=free_memory())
-
-
-def check_kv_cache(kv_cache_bytes: int, shape: ChatGLM3Config, dtype: str) -> None:
-    """Raise ConfigurationError, naming what would do, when a pool of that size cannot hold one full context."""
-    num_pages_for(kv_cache_bytes, shape, getattr(torch, dtype), PAGE_SIZE)
-
-
-def _kv_cache_bytes(config: ReplicaConfig, shape: ChatGLM3Config, dtype: torch.dtype, device: torch.device) -> int:
-    if config.kv_cache_bytes is not None:
-        return config.kv_cache_bytes
-    if device.type == "cpu":
-        page_bytes = config.page_size * shape.kv_bytes_per_token(dtype)
-        pages = CPU_KV_CONTEXTS * -(-shape.seq_length // config.page_size) + 1
-        return max(CPU_KV_BYTES, pages * page_bytes)
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free * GPU_MEMORY_SHARE)

@@ -80,6 +80,14 @@ def up(
             "deterministic",
         ),
     ] = None,
+    engine_process: Annotated[
+        bool | None,
+        typer.Option(
+            "--engine-process/--no-engine-process",
+            help=f"Each engine in a process of its own; default: on CUDA. [{ENV_PREFIX}ENGINE_PROCESS]",
+            show_default=False,
+        ),
+    ] = None,
     history_ttl_days: Annotated[
         float | None, _option("How long an idle conversation is kept; default 30.", "history_ttl_days")
     ] = None,
@@ -113,6 +121,7 @@ def up(
         max_waiting=max_waiting,
         max_wait_s=max_wait_s,
         deterministic=deterministic,
+        engine_process=engine_process,
         history_ttl_days=history_ttl_days,
         drain_grace_s=drain_grace_s,
         state_dir=state_dir,

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.demo import CHECKPOINT
 from cluster.errors import CheckpointError, ConfigurationError
-from services.preparation import check_port, default_threads, prepare
+from services.preparation import _engine_process, check_port, default_threads, prepare
 from services.settings import RANDOM, read_settings
 from services.state import StateFolder
 from tests.support.ports import free_port
@@ -80,3 +80,16 @@ def test_a_missing_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             StateFolder(tmp_path),
             lambda _: None,
         )
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "has_own"),
+    [("cpu", None, False), ("cuda", None, True), ("cpu", True, True), ("cuda", False, False)],
+)
+def test_an_engine_has_a_process_of_its_own_on_a_gpu_or_where_asked_for(
+    device: str,
+    asked: bool | None,  # noqa: FBT001 -- parameters of the test
+    has_own: bool,  # noqa: FBT001 -- likewise
+) -> None:
+    """The operator's word counts before the default of the device."""
+    assert _engine_process(read_settings(engine_process=asked), device) is has_own

@@ -14,7 +14,8 @@ from cluster.engine.runner import num_pages_for
 from cluster.errors import ConfigurationError
 from cluster.model.config import ChatGLM3Config
 from cluster.replica.config import ReplicaConfig
-from cluster.replica.engine import CPU_KV_BYTES, _build_runner, _kv_cache_bytes, build_engine
+from cluster.replica.engine import build_engine
+from cluster.replica.runner import CPU_KV_BYTES, _kv_cache_bytes, build_runner
 
 TINY = Path(__file__).parents[2] / "parity" / "data" / "tiny"
 CONFIG = ReplicaConfig(model_path="", device="cpu", dtype="float32", threads=1, kv_cache_bytes=None)
@@ -36,7 +37,7 @@ def test_a_small_model_gets_the_usual_pool() -> None:
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_the_mode_of_computing_is_the_operators(deterministic: bool) -> None:  # noqa: FBT001 -- a parameter of the test
     """Nobody pays for equal bits who did not ask for them."""
-    runner = _build_runner(replace(CONFIG, model_path=str(TINY), kv_cache_bytes=2**24, deterministic=deterministic))
+    runner = build_runner(replace(CONFIG, model_path=str(TINY), kv_cache_bytes=2**24, deterministic=deterministic))
     assert isinstance(runner, DeterministicRunner) is deterministic
 
 

@@ -1,0 +1,61 @@
+"""Loads a replica's model and sizes its page pool. Imports torch, so only where the engine is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from cluster.engine.deterministic import DeterministicRunner
+from cluster.engine.runner import ModelRunner, num_pages_for
+from cluster.model.config import ChatGLM3Config, load_config
+from cluster.model.loader import expected_shapes, load_model
+from cluster.replica.config import PAGE_SIZE, ReplicaConfig
+from cluster.replica.memory import free_memory, require_memory
+
+GPU_MEMORY_SHARE = 0.9  # of what loading left free; the rest is for activations
+CPU_KV_BYTES = 2**28  # a CPU's default, or two full contexts of the model if those take more
+CPU_KV_CONTEXTS = 2
+
+
+def build_runner(config: ReplicaConfig) -> ModelRunner:
+    """The loaded model with its pages.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be served.
+        ConfigurationError: there is too little memory; names what is needed.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    device = torch.device(config.device)
+    if device.type == "cpu":  # a GPU says itself what it does not hold
+        _check_memory(config, dtype)
+    model = load_model(Path(config.model_path), dtype=dtype, device=device)
+    pages = num_pages_for(_kv_cache_bytes(config, model.config, dtype, device), model.config, dtype, config.page_size)
+    runner_class = DeterministicRunner if config.deterministic else ModelRunner
+    return runner_class(model, num_pages=pages, page_size=config.page_size)
+
+
+def _check_memory(config: ReplicaConfig, dtype: torch.dtype) -> None:
+    shape = load_config(Path(config.model_path))
+    parameters = sum(math.prod(size) for size in expected_shapes(shape).values())
+    kv_cache = _kv_cache_bytes(config, shape, dtype, torch.device("cpu"))
+    require_memory(weights=parameters * dtype.itemsize, kv_cache=kv_cache, free=free_memory())
+
+
+def check_kv_cache(kv_cache_bytes: int, shape: ChatGLM3Config, dtype: str) -> None:
+    """Raise ConfigurationError, naming what would do, when a pool of that size cannot hold one full context."""
+    num_pages_for(kv_cache_bytes, shape, getattr(torch, dtype), PAGE_SIZE)
+
+
+def _kv_cache_bytes(config: ReplicaConfig, shape: ChatGLM3Config, dtype: torch.dtype, device: torch.device) -> int:
+    if config.kv_cache_bytes is not None:
+        return config.kv_cache_bytes
+    if device.type == "cpu":
+        page_bytes = config.page_size * shape.kv_bytes_per_token(dtype)
+        pages = CPU_KV_CONTEXTS * -(-shape.seq_length // config.page_size) + 1
+        return max(CPU_KV_BYTES, pages * page_bytes)
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * GPU_MEMORY_SHARE)
