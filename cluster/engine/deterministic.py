@@ -26,6 +26,7 @@ from cluster.engine.attention.kv_pool import KVPool
 from cluster.engine.attention.tiled import TiledAttention
 from cluster.engine.plan import SamplingColumns, StepPlan, StepResult
 from cluster.engine.runner import ModelRunner
+from cluster.engine.sampling.split import entry, join
 from cluster.engine.tiles import Tile, tiles_of
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.packing import PackedLinear
@@ -79,12 +80,8 @@ class DeterministicRunner(ModelRunner):
 
     def draw(self, logits: Tensor, columns: SamplingColumns) -> StepResult:
         """See ``ModelRunner.draw``; row by row, as how a sum over a row is split depends on how many rows there are."""
-        drawn = [
-            super(DeterministicRunner, self).draw(logits[i : i + 1], _entry(columns, i)) for i in range(len(logits))
-        ]
-        return StepResult(
-            token_ids=np.concatenate([one.token_ids for one in drawn]),
-            finite=np.concatenate([one.finite for one in drawn]),
+        return join(
+            [super(DeterministicRunner, self).draw(logits[i : i + 1], entry(columns, i)) for i in range(len(logits))]
         )
 
     def _tile_logits(self, hidden: Tensor) -> Tensor:
@@ -139,18 +136,6 @@ def _forward(model: ChatGLM3Model, tile: Tile, attention: TiledAttention) -> Ten
     token_ids, positions = (torch.from_numpy(values).to(model.device) for values in (tile.token_ids, tile.positions))
     hidden: Tensor = model(token_ids, positions, attention)
     return hidden
-
-
-def _entry(columns: SamplingColumns, index: int) -> SamplingColumns:
-    """One entry of the columns as columns of their own."""
-    part = slice(index, index + 1)
-    return SamplingColumns(
-        rows=columns.rows[part],
-        temperature=columns.temperature[part],
-        top_p=columns.top_p[part],
-        top_k=columns.top_k[part],
-        uniform=columns.uniform[part],
-    )
 
 
 class _WideLinear(nn.Module):

@@ -96,7 +96,8 @@ def keep(scores: Tensor, filters: Filters, candidates: int) -> Kept:
     weights = torch.where(values >= _threshold(values, top_k), scaled.exp(), 0.0)
     share = weights / _total(scores, values, weights, column, top_k)
     before = share.cumsum(-1) - share  # the mass of strictly better candidates
-    kept = before < torch.from_numpy(top_p.astype(np.float64)).to(device)[:, None]
+    limit = np.where(top_p < 1, top_p.astype(np.float64), np.inf)  # sums that round up to 1 drop nothing when it is off
+    kept = before < torch.from_numpy(limit).to(device)[:, None]
     if min_p is not None:
         kept &= weights >= torch.from_numpy(min_p.astype(np.float64)).to(device)[:, None]  # the best one's weight is 1
     kept[:, 0] = True
