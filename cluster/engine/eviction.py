@@ -25,6 +25,7 @@ from cluster.engine.tenant_pages import Tenant
 
 _FEW = 64
 _ALONE = 1e9  # a lead that no tenant loses
+_ROUNDING = 1e-9
 
 
 class Eviction:
@@ -98,16 +99,28 @@ class Eviction:
             self._dead.drop(salt)
 
     def debug_check(self) -> None:
-        """Assert that the ranks, brought up to date, are those of the accounts."""
+        """Assert that the ranks, brought up to date, are those of the accounts, and that the rule is kept."""
         self._settle()
         members = {salt: tenant for salt, tenant in self._tenants.items() if tenant.cached.num_pages}
-        dead = {salt for salt, tenant in members.items() if tenant.cached.has_dead(self.now)}
         assert self._counted == {salt: (tenant.held, tenant.weight) for salt, tenant in members.items()}
         assert self._held == sum(tenant.held for tenant in members.values()), "pages held are miscounted"
         assert math.isclose(self._weight, sum(tenant.weight for tenant in members.values()), abs_tol=1e-6)
         levels = {salt: tenant.held / tenant.weight for salt, tenant in members.items()}
         assert self._all.levels == levels, "a tenant is ranked by an old account"
-        assert self._dead.levels == {salt: levels[salt] for salt in dead}, "dead and live pages are mistaken"
+        dead = {salt: level for salt, level in levels.items() if members[salt].cached.has_dead(self.now)}
+        assert self._dead.levels == dead, "dead and live pages are mistaken"
+        if levels:
+            self._check_victim(levels, dead)
+
+    def _check_victim(self, levels: dict[str, float], dead: dict[str, float]) -> None:
+        tenant, most = self.victim()
+        share = self._held / self._weight * (1 - _ROUNDING)
+        over = {salt: level for salt, level in levels.items() if level >= share}
+        candidates = {salt: level for salt, level in over.items() if salt in dead} or over
+        assert candidates.get(tenant.salt) == max(candidates.values()), "the wrong tenant loses a page"
+        left = levels[tenant.salt] - (most - 1) / tenant.weight
+        second = max((level for salt, level in levels.items() if salt != tenant.salt), default=-math.inf)
+        assert most == 1 or left >= second * (1 - _ROUNDING), "a tenant loses too many pages at once"
 
 
 class _Ranking:

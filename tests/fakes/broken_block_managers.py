@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 
 from cluster.engine.block_manager import BlockManager, BlockTable
+from cluster.engine.eviction import Eviction
 from cluster.engine.page_tree import Node
 from cluster.engine.tenant_pages import Tenant
 
@@ -90,6 +91,40 @@ class LeaksTails(BlockManager):
         super()._retire(tenant, [page for page in pages if self._nodes[page] is not None])
 
 
+class EvictsParentsFirst(BlockManager):
+    """Evicts what was used last, so that a parent goes before its child."""
+
+    def _evict(self, num_pages: int) -> None:
+        for tenant in self._tenants.values():
+            queue = tenant.cached._queues[0]
+            for page in list(queue):
+                queue.move_to_end(page, last=False)
+        super()._evict(num_pages)
+
+
+class TakesFromTheSmallest(BlockManager):
+    """Lets the tenant that holds least for its weight lose pages."""
+
+    def __init__(self, *, num_pages: int, page_size: int, model_id: str) -> None:
+        super().__init__(num_pages=num_pages, page_size=page_size, model_id=model_id)
+        self._eviction = _UnfairEviction(self._tenants)
+
+
+class _UnfairEviction(Eviction):
+    def victim(self) -> tuple[Tenant, int]:
+        super().victim()
+        holders = [tenant for tenant in self._tenants.values() if tenant.cached.num_pages]
+        return min(holders, key=lambda tenant: tenant.held / tenant.weight), 1
+
+
+class IgnoresTheWish(BlockManager):
+    """Forgets until when pages should be kept."""
+
+    def release(self, table: BlockTable, *, keep_until: float = 0.0) -> None:
+        del keep_until
+        super().release(table)
+
+
 BROKEN = [
     ForgetsHolders,
     FreesIndexedPages,
@@ -101,4 +136,6 @@ BROKEN = [
     KeepsDuplicates,
     LeaksTails,
     SharesTheNewestPage,
+    EvictsParentsFirst,
+    TakesFromTheSmallest,
 ]

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.engine import block_manager
 from cluster.engine.block_manager import BlockManager, BlockTable
-from cluster.engine.tenant_pages import Tenant
+from cluster.engine.tenant_pages import Tenant, TenantPages
 
 PAGE = 4
 
@@ -206,6 +206,126 @@ def test_tenants_that_left_cost_nothing() -> None:
         manager.release(computed(manager, range(9), salt=f"tenant-{i}"))
     manager.clear_cache()
     assert len(manager._tenants) == 0
+
+
+def test_notes_on_tenants_that_left_are_bounded() -> None:
+    """Not even their names stay, although nothing was ever evicted."""
+    manager = make_manager()
+    for i in range(1000):
+        manager.release(computed(manager, range(9), salt=f"tenant-{i}"), keep_until=5.0)
+        manager.discard(computed(manager, range(9), salt=f"tenant-{i}"))
+    manager.observe(6.0)
+    notes = manager._eviction
+    assert (manager.tenants(), notes._ends, manager.num_available) == ({}, [], 8)
+    kept = [notes._changed, notes._counted, notes._all._heap, notes._all.levels, notes._dead._heap, notes._dead.levels]
+    assert all(len(notes) < 300 for notes in kept)
+
+
+def test_kept_conversation_outlives_younger_ones() -> None:
+    """Until its wish ends, a path is evicted after paths that were used later."""
+    manager = make_manager(num_pages=5)
+    manager.release(computed(manager, [1] * 8), keep_until=60.0)
+    for i in range(2, 6):
+        manager.release(computed(manager, [i] * 8))
+        manager.debug_check([])
+    assert (found(manager, [1] * 9), found(manager, [4] * 9), found(manager, [5] * 9)) == (8, 0, 8)
+
+
+def test_wish_ends() -> None:
+    """From then on use alone decides."""
+    manager = make_manager(num_pages=5)
+    manager.release(computed(manager, [1] * 8), keep_until=60.0)
+    manager.release(computed(manager, [2] * 8))
+    manager.observe(60.0)
+    manager.release(computed(manager, [3] * 8))
+    manager.debug_check([])
+    assert [found(manager, [i] * 9) for i in (1, 2, 3)] == [0, 8, 8]
+
+
+def test_wish_is_no_hold() -> None:
+    """Pages that are needed go, wish or not, the nearest end first."""
+    manager = make_manager(num_pages=5)
+    manager.release(computed(manager, [1] * 8), keep_until=90.0)
+    manager.release(computed(manager, [2] * 8), keep_until=60.0)
+    held = computed(manager, [3] * 8)
+    manager.debug_check([held])
+    assert [found(manager, [i] * 9) for i in (1, 2)] == [8, 0]
+
+
+def test_later_release_does_not_shorten_a_wish() -> None:
+    """A prefix that one conversation wants kept stays, though another that shares it wants nothing."""
+    manager = make_manager(num_pages=5)
+    one, two = computed(manager, [1] * 8), computed(manager, [1] * 8)
+    manager.release(one, keep_until=60.0)
+    manager.release(two)
+    for i in range(2, 5):
+        manager.release(computed(manager, [i] * 8))
+    manager.debug_check([])
+    assert found(manager, [1] * 9) == 8
+
+
+def test_time_does_not_go_back() -> None:
+    """A wish that has ended stays so."""
+    manager = make_manager(num_pages=5)
+    manager.release(computed(manager, [1] * 8), keep_until=60.0)
+    manager.observe(61.0)
+    manager.observe(1.0)
+    for i in (2, 3):
+        manager.release(computed(manager, [i] * 8))
+    assert found(manager, [1] * 9) == 0
+
+
+def test_pages_are_counted_by_tenant() -> None:
+    """Pages held, kept, found and missed are known per tenant, shared pages once."""
+    manager = make_manager(num_pages=20)
+    manager.release(computed(manager, range(9), salt="a"))
+    one, two = computed(manager, range(13), salt="b"), computed(manager, range(15), salt="b")
+    assert manager.tenants() == {
+        "a": TenantPages(cached=2, active=0, hits=0, misses=2),
+        "b": TenantPages(cached=0, active=5, hits=3, misses=3),
+    }
+    manager.debug_check([one, two])
+
+
+def test_lookup_counts_once_at_admission() -> None:
+    """A lookup that was given up and one that goes on count nothing; only what an admitted sequence found does."""
+    manager = make_manager(num_pages=20)
+    manager.release(computed(manager, range(9)))
+    table, ids = manager.open("a"), tokens(range(25))
+    for _ in range(3):
+        manager.extend(table, ids)
+        manager.release(table)
+    manager.extend(table, ids)
+    for num_tokens in (12, 16):
+        assert manager.grow(table, num_tokens)
+        manager.commit(table, ids, num_tokens)
+        manager.extend(table, ids)
+    account = manager.tenants()["a"]
+    assert (account.hits, account.misses) == (2, 2 + 4)
+
+
+def test_discard_looks_only_below_its_own_pages() -> None:
+    """Pages of others are not even visited, however many there are."""
+    manager = make_manager(num_pages=60)
+    for i in range(10, 20):
+        manager.release(computed(manager, [i] * 8))
+    table = computed(manager, range(12))
+    seen: list[int] = []
+    manager._refs = Seen(manager._refs, seen)
+    manager.discard(table)
+    assert len(seen) <= 12
+
+
+class Seen(list[int]):
+    """A list that notes which indexes are read."""
+
+    def __init__(self, values: Iterable[int], seen: list[int]) -> None:
+        super().__init__(values)
+        self.seen = seen
+
+    def __getitem__(self, index):
+        self.seen.append(index)
+        return super().__getitem__(index)
 
 
 def test_equal_digests_of_different_pages_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
