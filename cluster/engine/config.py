@@ -10,6 +10,16 @@ from dataclasses import dataclass
 
 from cluster.errors import ConfigurationError
 
+_POSITIVE = (
+    "context_length",
+    "vocab_size",
+    "page_size",
+    "max_num_seqs",
+    "max_batched_tokens",
+    "max_prefill_while_decoding",
+    "max_waiting",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -24,7 +34,11 @@ class EngineConfig:
         num_pages: pages in the pool, null page included; None takes the runner's number.
         max_num_seqs: sequences in the batch at once.
         max_batched_tokens: tokens computed in one step, decodes and prefill chunks together.
-        max_waiting: sequences queued before new ones are refused; bounds memory.
+        max_prefill_while_decoding: of those, prompt tokens while any answer is being generated: bounds what
+            a long prompt adds to the time between two tokens of a stream. Small chunks read all weights for few tokens;
+            from about 256 on a step is bound by computing, so that larger ones gain little.
+        max_waiting: sequences queued before new ones are refused, except those of a tenant with less than its share of
+            the queue, which may fill it twice; bounds memory.
         max_wait_s: predicted seconds in the queue beyond which new ones are refused; infinity never refuses.
     """
 
@@ -35,12 +49,12 @@ class EngineConfig:
     num_pages: int | None = None
     max_num_seqs: int = 64
     max_batched_tokens: int = 512
+    max_prefill_while_decoding: int = 256
     max_waiting: int = 256
     max_wait_s: float = 30.0
 
     def __post_init__(self) -> None:
-        positive = ("context_length", "vocab_size", "page_size", "max_num_seqs", "max_batched_tokens", "max_waiting")
-        for name in positive:
+        for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not self.max_wait_s > 0:

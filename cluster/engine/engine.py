@@ -117,10 +117,10 @@ class Engine:
             pages_active=blocks.num_active,
             pages_cached=blocks.num_cached,
             prompt_tokens=counters.prompt_tokens,
-            cached_tokens=counters.cached_tokens,
+            cached_tokens=scheduler.planner.cached_tokens,
             output_tokens=counters.output_tokens,
             steps=counters.steps,
-            preemptions=counters.preemptions,
+            preemptions=scheduler.planner.preemptions,
             evicted_pages=blocks.evicted_pages,
         )
 

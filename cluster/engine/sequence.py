@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from cluster.engine.block_manager import BlockTable
+from cluster.engine.fairness import Account
 from cluster.engine.guide import Guide, replay
 from cluster.engine.randomness import uniform
 from cluster.engine.sampling.bans import Bans
@@ -34,12 +35,16 @@ class Sequence:
     Attributes:
         num_forced: output ids that an earlier attempt emitted.
         token_ids: prompt and output ids so far, int32; an array, so that slices become numpy and bytes for free.
-        arrival: orders sequences; a smaller number came earlier, or continues an answer and was put before.
+        arrival: a smaller number came earlier.
         deadline_at: on the engine's clock, in seconds; infinity without a deadline.
+        priority: class; smaller ones go first.
+        keep_s: how long its pages are worth keeping when it has ended.
+        account: its tenant's, set when it is queued.
         table: pages in order.
         num_computed: leading tokens whose keys and values are in the pages.
         num_scheduled: tokens the step under way computes.
         num_preemptions: times its pages were taken away.
+        num_found: tokens whose keys and values were in the cache when it came into the batch.
         cached_tokens: prompt tokens found in the cache before the first preemption.
         guide: the structure of the answer, which has accepted all output ids; None for free text.
         weights: penalties and bias; None when there are none.
@@ -60,8 +65,12 @@ class Sequence:
     num_computed: int = 0
     num_scheduled: int = 0
     num_preemptions: int = 0
+    num_found: int = 0
     cached_tokens: int = 0
+    priority: int = 0
+    keep_s: float = 0.0
     guide: Guide | None = None
+    account: Account = field(init=False)
     weights: Weights | None = field(init=False)
     bans: Bans | None = field(init=False)
     asks_more: bool = field(init=False)
@@ -95,6 +104,8 @@ class Sequence:
             stop_ids=frozenset(request.sampling.stop_ids),
             deadline_at=float("inf") if request.deadline_s is None else now + request.deadline_s,
             table=table,
+            priority=request.priority,
+            keep_s=request.keep_s,
             guide=guide,
         )
 

@@ -28,6 +28,8 @@ def make_request(
     seed: int = 0,
     stop_ids: tuple[int, ...] = (),
     deadline_s: float | None = None,
+    priority: int = 0,
+    weight: float = 1.0,
 ) -> GenerateRequest:
     """A request with the fields that matter to an engine."""
     sampling = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop_ids=stop_ids)
@@ -39,6 +41,8 @@ def make_request(
         output_ids=output_ids or [],
         sampling=sampling,
         deadline_s=deadline_s,
+        priority=priority,
+        weight=weight,
     )
 
 
@@ -62,6 +66,11 @@ class EngineDriver:
     def live(self) -> list[int]:
         """Attempts whose Finish was not seen."""
         return [attempt for attempt in self.requests if attempt not in self.finishes]
+
+    @property
+    def queued(self) -> list[int]:
+        """Attempts in the queue's order."""
+        return [seq.attempt for seq in self.engine.scheduler.waiting.ordered()]
 
     def submit(self, request: GenerateRequest) -> None:
         self.engine.submit(request)

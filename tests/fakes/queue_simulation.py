@@ -97,12 +97,12 @@ class QueueSimulation:
     def arrive(self, arrival: Arrival) -> Wait:
         """Submit now, whatever the arrival says; the wait so far."""
         scheduler = self.engine.scheduler
-        num_tokens = len(arrival.prompt_ids) + arrival.forced
-        predicted_s = scheduler.admission.wait_s(num_tokens, scheduler.running, scheduler.waiting.values())
-        wait = Wait(arrival, predicted_s, self.clock.now)
         request = make_request(
             len(self.waits), arrival.prompt_ids, output_ids=[1] * arrival.forced, max_new_tokens=arrival.output
         )
+        accounts = scheduler.planner.accounts
+        predicted_s = scheduler.admission.wait_s(request, scheduler.running, scheduler.waiting, accounts)
+        wait = Wait(arrival, predicted_s, self.clock.now)
         self.waits.append(wait)
         try:
             self.engine.submit(request)

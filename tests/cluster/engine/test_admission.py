@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from cluster.engine.admission import Admission
 from cluster.engine.block_manager import BlockManager
+from cluster.engine.fairness import Accounts
+from cluster.engine.queue import Queue
 from cluster.errors import OverloadedError
 from tests.fakes.engine_driver import CONFIG as SMALL
 from tests.fakes.engine_driver import EngineDriver, make_request
@@ -151,7 +153,7 @@ def test_empty_engine_refuses_nobody(running_s: float, left: int, prefill: tuple
     for _ in range(left):
         admission.pace.leave()
     admission.pace.prefill(tokens=prefill[0], seconds=prefill[1])
-    admission.check(make_request(1, [1] * tokens), [], [])
+    admission.check(make_request(1, [1] * tokens), [], Queue(), Accounts())
 
 
 def test_turn_that_goes_on_is_admitted_before_fresh_ones() -> None:
@@ -163,7 +165,7 @@ def test_turn_that_goes_on_is_admitted_before_fresh_ones() -> None:
     for i in (3, 4):
         driver.submit(make_request(i, [i], output_ids=[0]))
     driver.submit(make_request(5, [5]))
-    assert list(driver.engine.scheduler.waiting) == [3, 4, 1, 2, 5]
+    assert driver.queued == [3, 4, 1, 2, 5]
     driver.drain()
     assert list(driver.finishes) == [0, 3, 4, 1, 2, 5]
 
@@ -177,7 +179,7 @@ def test_preempted_turn_stays_before_one_that_goes_on() -> None:
         driver.step()
     driver.submit(make_request(3, [3]))
     driver.submit(make_request(4, [4], output_ids=[0]))
-    assert list(driver.engine.scheduler.waiting)[-3:] == [2, 4, 3]
+    assert driver.queued[-3:] == [2, 4, 3]
     driver.drain()
 
 

@@ -62,7 +62,7 @@ def test_batch_size_is_bounded() -> None:
         driver.submit(make_request(i, [i, 1]))
     driver.step()
     assert [seq.attempt for seq in running(driver)] == [0, 1]
-    assert list(driver.engine.scheduler.waiting) == [2, 3, 4]
+    assert driver.queued == [2, 3, 4]
 
 
 def test_full_queue_refuses_with_a_time() -> None:
@@ -122,7 +122,7 @@ def test_latest_arrival_is_preempted_and_the_oldest_is_not() -> None:
     preempted: list[int] = []
     while driver.engine.has_work:
         driver.step()
-        preempted += [attempt for attempt in driver.engine.scheduler.waiting if attempt not in preempted]
+        preempted += [attempt for attempt in driver.queued if attempt not in preempted]
     assert preempted[0] == 2
     assert 0 not in preempted
     assert driver.engine.stats().preemptions > 0
