@@ -5,18 +5,22 @@ token, taken from the slot before it as the block table names it. In "attention"
 its block table and checks position and chain of each slot: a page of another sequence, a page given to two, a page
 reused too early or a slot never written break the chain. The drawn token is a pure function of the chain and the
 row's sampling, so an answer must have the same ids however it was batched, chunked, cached, preempted or resumed;
-``expected_output`` computes them without any cache.
+``expected_output`` computes them without any cache. Weights of ids (penalties, bias) change the chain that is drawn
+from; bans and masks take ids away.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from cluster.engine.plan import SamplingColumns, StepPlan, StepResult
+from cluster.engine.plan import DrawnLogprobs, SamplingColumns, StepPlan, StepResult
 from cluster.engine.randomness import uniform
-from cluster.protocol import GenerateRequest
+from cluster.protocol import GenerateRequest, SamplingParams
+
+Weighed = dict[int, tuple[float, float]]  # id: factor and offset
 
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 0x9E37_79B9_7F4A_7C15
@@ -115,12 +119,19 @@ class FakeRunner:
         self._require((self._chain[slots] == expected).all(), "a slot holds the token of another prefix")
 
     def _draw(self, sampling: SamplingColumns, tables: list[np.ndarray]) -> StepResult:
-        ids, finite = [], []
+        ids, finite, exhausted = [], [], []
         for i, r in enumerate(sampling.rows.tolist()):
-            chain = int(self._chain[tables[r][-1]])
-            ids.append(_token(chain, float(sampling.temperature[i]), float(sampling.uniform[i]), self.vocab_size))
+            chain = _weigh(int(self._chain[tables[r][-1]]), _weighed_of(sampling, i))
+            allowed = _allowed_of(sampling, i, self.vocab_size)
+            ids.append(_token(chain, float(sampling.temperature[i]), float(sampling.uniform[i]), allowed or [0]))
             finite.append(self._is_finite(tables[r]))
-        return StepResult(token_ids=np.array(ids, dtype=np.int32), finite=np.array(finite, dtype=np.bool_))
+            exhausted.append(not allowed)
+        return StepResult(
+            token_ids=np.array(ids, dtype=np.int32),
+            finite=np.array(finite, dtype=np.bool_),
+            exhausted=None if sampling.adjustments is None else np.array(exhausted, dtype=np.bool_),
+            logprobs=None if sampling.logprobs is None else _logprobs(sampling.logprobs, ids),
+        )
 
     def _is_finite(self, slots: np.ndarray) -> bool:
         has_nan_page = not self.nan_pages.isdisjoint((slots // self.page_size).tolist())
@@ -137,7 +148,10 @@ def expected_output(request: GenerateRequest, vocab_size: int = 50) -> list[int]
     chain = _chain_of(request.prompt_ids + request.output_ids)
     sampling, output = request.sampling, list(request.output_ids)
     while len(output) < sampling.max_new_tokens:
-        token = _token(chain, sampling.temperature, uniform(sampling.seed, len(output)), vocab_size)
+        weighed = _weigh(chain, _weighed_after(sampling, request.prompt_ids, output))
+        banned = _banned_after(sampling, request.prompt_ids, output)
+        allowed = [token for token in range(vocab_size) if token not in banned]
+        token = _token(weighed, sampling.temperature, uniform(sampling.seed, len(output)), allowed)
         if token in sampling.stop_ids:
             break
         output.append(token)
@@ -157,6 +171,71 @@ def _mix(chain: int, token: int) -> int:
     return mixed ^ (mixed >> 29)
 
 
-def _token(chain: int, temperature: float, draw: float, vocab_size: int) -> int:
+def _token(chain: int, temperature: float, draw: float, allowed: list[int]) -> int:
     fraction = (chain >> 11) * 2.0**-53
-    return int((fraction + (draw if temperature else 0.0)) % 1.0 * vocab_size)
+    return allowed[int((fraction + (draw if temperature else 0.0)) % 1.0 * len(allowed))]
+
+
+def _weigh(chain: int, weighed: Weighed) -> int:
+    """The chain as all weights that have an effect change it, each to three digits."""
+    for token, (factor, offset) in sorted(weighed.items()):
+        if (factor, offset) != (1.0, 0.0):
+            for value in (token, round(factor * 1000), round(offset * 1000) & _MASK):
+                chain = _mix(chain, value)
+    return chain
+
+
+def _weighed_of(sampling: SamplingColumns, i: int) -> Weighed:
+    part = sampling.adjustments
+    if part is None:
+        return {}
+    mine = part.weighed_rows == i
+    numbers = zip(part.factors[mine].tolist(), part.offsets[mine].tolist(), strict=True)
+    return dict(zip(part.weighed_ids[mine].tolist(), numbers, strict=True))
+
+
+def _allowed_of(sampling: SamplingColumns, i: int, vocab_size: int) -> list[int]:
+    part = sampling.adjustments
+    if part is None:
+        return list(range(vocab_size))
+    banned = set(part.forbidden_ids[part.forbidden_rows == i].tolist())
+    masks = part.allowed[part.guided_rows == i].astype(np.int64)
+    return [
+        token
+        for token in range(vocab_size)
+        if token not in banned and all(mask[token // 32] >> token % 32 & 1 for mask in masks)
+    ]
+
+
+def _weighed_after(sampling: SamplingParams, prompt: list[int], output: list[int]) -> Weighed:
+    """The definition of penalties and bias."""
+    counts, seen = Counter(output), {*prompt, *output}
+    return {
+        token: (
+            sampling.repetition_penalty if token in seen else 1.0,
+            sampling.logit_bias.get(token, 0.0)
+            - sampling.presence_penalty * (counts[token] > 0)
+            - sampling.frequency_penalty * counts[token],
+        )
+        for token in seen | set(sampling.logit_bias)
+    }
+
+
+def _banned_after(sampling: SamplingParams, prompt: list[int], output: list[int]) -> set[int]:
+    ids = prompt + output
+    words = [word for word in sampling.bad_words if ids[len(ids) - len(word) + 1 :] == list(word[:-1])]
+    early = sampling.stop_ids if len(output) < sampling.min_new_tokens else ()
+    return {*early, *(word[-1] for word in words if len(word) > 1 or word[0] not in sampling.stop_ids)}
+
+
+def _logprobs(asked: np.ndarray, ids: list[int]) -> DrawnLogprobs:
+    """Numbers from which a test can tell the row's id and how many it asked for."""
+    rows = np.flatnonzero(asked >= 0)
+    top = np.tile(np.arange(asked.max()), (len(rows), 1))
+    return DrawnLogprobs(
+        rows=rows.astype(np.int32),
+        counts=asked[rows],
+        drawn=np.array([-float(ids[row]) for row in rows], np.float32),
+        top_ids=top.astype(np.int32),
+        top=-top.astype(np.float32),
+    )

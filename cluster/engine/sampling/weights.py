@@ -39,7 +39,8 @@ class Weights:
         self._sampling = sampling
         self._factor = min(max(sampling.repetition_penalty, _LEAST_FACTOR), _LARGEST_FACTOR)
         self._num_prompt = num_prompt
-        self._num_seen = 0 if self._is_repetition_on else num_prompt
+        self._penalises = _penalises(sampling)
+        self._num_seen = 0 if sampling.repetition_penalty != 1 else num_prompt
         self._counts: dict[int, int] = {}  # times the output holds an id
         self._place: dict[int, int] = {}
         self._ids, self._factors, self._offsets = array("i"), array("f"), array("f")
@@ -49,16 +50,12 @@ class Weights:
     @classmethod
     def of(cls, sampling: SamplingParams, num_prompt: int) -> Weights | None:
         """None when the request asks for no penalty and no bias."""
-        penalties = (sampling.repetition_penalty != 1, sampling.presence_penalty, sampling.frequency_penalty)
-        return cls(sampling, num_prompt) if any(penalties) or sampling.logit_bias else None
-
-    @property
-    def _is_repetition_on(self) -> bool:
-        return self._sampling.repetition_penalty != 1
+        return cls(sampling, num_prompt) if _penalises(sampling) or sampling.logit_bias else None
 
     def at(self, token_ids: array[int]) -> Weighed:
         """What to do to the scores after ``token_ids``, prompt and output so far; they only grow from call to call."""
-        self._catch_up(token_ids)
+        if self._penalises:
+            self._catch_up(token_ids)
         # Copies: a view of an array that is about to grow would pin it.
         return Weighed(
             np.array(self._ids, np.int32), np.array(self._factors, np.float32), np.array(self._offsets, np.float32)
@@ -94,3 +91,7 @@ class Weights:
         self._factors.append(factor)
         self._offsets.append(offset)
         return place
+
+
+def _penalises(sampling: SamplingParams) -> bool:
+    return any((sampling.repetition_penalty != 1, sampling.presence_penalty, sampling.frequency_penalty))

@@ -52,4 +52,5 @@ def test_a_prompt_costs_nothing_without_a_repetition_penalty():
     """Only ids of the output and biased ones are weighed."""
     weights = Weights(plain(presence_penalty=0.5, logit_bias={4: 1.0}), 3)
     assert table(weights, [7, 8, 9, 8]) == {4: (1.0, 1.0), 8: (1.0, -0.5)}
+    assert table(Weights(plain(logit_bias={4: 1.0}), 3), [7, 8, 9, 4]) == {4: (1.0, 1.0)}
     assert Weights.of(plain(), 3) is None
