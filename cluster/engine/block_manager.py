@@ -1,8 +1,7 @@
 """Who holds which page of the KV cache, and which pages are kept to be found again.
 
-A page is FREE, ACTIVE (some table holds it) or CACHED (nobody holds it, but the index can find it). A full page is
-indexed as soon as it is computed, under a key that chains its tokens to its parent's key, down to a root that names
-model and salt: equal keys mean equal prefixes of one tenant. The index is therefore a tree of pages per tenant.
+A page is FREE, ACTIVE (some table holds it) or CACHED (nobody holds it, but the tree can find it). A full page goes
+into the tree of its salt as soon as it is computed; see ``page_tree``.
 
 A table holds its whole path. If its newest full page turns out to be indexed already (another sequence computed the
 same tokens at the same time), the table takes the indexed page and gives its own back. So a page's parent is always
@@ -17,14 +16,11 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from weakref import WeakValueDictionary
 
 from cluster.engine.eviction import Eviction
-from cluster.engine.page_tree import Node
+from cluster.engine.page_tree import Node, PageTree
 from cluster.engine.tenant_pages import Tenant, TenantPages
-
-KEY_BYTES = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -62,11 +58,9 @@ class BlockManager:
         self.page_size = page_size
         self.num_cached = 0
         self.evicted_pages = 0
-        self._model_id = model_id.encode()
         self._free = list(range(num_pages - 1, 0, -1))
         self._refs = [0] * num_pages
-        self._nodes: list[Node | None] = [None] * num_pages
-        self._index: dict[bytes, Node] = {}
+        self._tree = PageTree(num_pages=num_pages, model_id=model_id)
         # A tenant lives as long as a table or a page of its salt, so those that left cost nothing.
         self._tenants: WeakValueDictionary[str, Tenant] = WeakValueDictionary()
         self._eviction = Eviction(self._tenants)
@@ -101,7 +95,7 @@ class BlockManager:
         """
         tenant = self._tenants.get(salt)
         if tenant is None:
-            key = _digest(len(self._model_id).to_bytes(8, "little"), self._model_id + salt.encode())
+            key = self._tree.root_key(salt)
             tenant = self._tenants[salt] = Tenant(key=key, parent=None, tokens=b"", page=0, salt=salt)
         if tenant.weight != weight:
             tenant.weight = weight
@@ -119,7 +113,7 @@ class BlockManager:
             return 0
         end = (len(token_ids) - 1) // size
         for i in range(first, end):
-            node = self._find(table.path[-1], token_ids[i * size : (i + 1) * size].tobytes())
+            node = self._tree.find(table.path[-1], token_ids[i * size : (i + 1) * size].tobytes())
             if node is None:
                 break
             self._hold(table.tenant, node)
@@ -153,9 +147,14 @@ class BlockManager:
 
     def commit(self, table: BlockTable, token_ids: array[int], num_computed: int) -> None:
         """Index the pages of ``table`` that the first ``num_computed`` tokens fill."""
-        for i in range(table.num_indexed, num_computed // self.page_size):
-            if not self._commit_page(table, i, self._page_tokens(token_ids, i)):
+        size = self.page_size
+        for i in range(table.num_indexed, num_computed // size):
+            node = self._tree.add(table.path[-1], token_ids[i * size : (i + 1) * size].tobytes(), table.pages[i])
+            if node is None:  # two prefixes with one digest: the second is served, but not kept
                 return
+            if node.page != table.pages[i]:
+                self._replace(table, i, node)
+            table.path.append(node)
 
     def release(self, table: BlockTable, *, keep_until: float = 0.0) -> None:
         """Empty ``table``. Indexed pages that nobody else holds become CACHED, others FREE.
@@ -186,15 +185,15 @@ class BlockManager:
         for node in reversed(self._cached_below(table.path[1:])):
             self._uncache(table.tenant, node)
             self._free_page(table.tenant, node.page)
-            self._unindex(node)
+            self._tree.remove(node)
         for node in reversed(table.path[1:]):
             if self._refs[node.page] == 1:
-                self._unindex(node)
+                self._tree.remove(node)
         self.release(table)
 
     def _cached_below(self, nodes: list[Node]) -> list[Node]:
         """The CACHED descendants of ``nodes``, parents before their children."""
-        found, unvisited = [], nodes
+        found, unvisited = [], list(nodes)
         while unvisited:
             cached = [child for child in unvisited.pop().children() if not self._refs[child.page]]
             found += cached
@@ -212,21 +211,6 @@ class BlockManager:
         table.tenant.hits += table.num_indexed
         table.tenant.misses += table.misses
 
-    def _commit_page(self, table: BlockTable, i: int, tokens: bytes) -> bool:
-        parent = table.path[-1]
-        key = _digest(parent.key, tokens)
-        node = self._index.get(key)
-        if node is None:
-            node = Node(key=key, parent=parent, tokens=tokens, page=table.pages[i])
-            self._index[key] = self._nodes[node.page] = node
-            node.link()
-        elif node.parent is not parent or node.tokens != tokens:
-            return False  # two prefixes with one digest: the second is served, but not kept
-        else:
-            self._replace(table, i, node)
-        table.path.append(node)
-        return True
-
     def _replace(self, table: BlockTable, i: int, node: Node) -> None:
         """Swap page ``i`` of ``table``, held by it alone, for the indexed page of equal content."""
         own, table.pages[i] = table.pages[i], node.page
@@ -234,12 +218,6 @@ class BlockManager:
         self._refs[own] = 0
         self._free_page(table.tenant, own)
         self._eviction.note(table.tenant.salt)
-
-    def _find(self, parent: Node, tokens: bytes) -> Node | None:
-        node = self._index.get(_digest(parent.key, tokens))
-        if node is None or node.parent is not parent or node.tokens != tokens:
-            return None
-        return node
 
     def _hold(self, tenant: Tenant, node: Node) -> None:
         if not self._refs[node.page]:
@@ -254,7 +232,7 @@ class BlockManager:
         """Make pages that nobody holds any more CACHED if they are indexed, else FREE."""
         now, before = self._eviction.now, tenant.cached.num_pages
         for page in pages:
-            node = self._nodes[page]
+            node = self._tree.nodes[page]
             if node is None:
                 self._free_page(tenant, page)
                 continue
@@ -275,9 +253,9 @@ class BlockManager:
             tenant, most = self._eviction.victim()
             pages = tenant.cached.pop(self._eviction.now, min(most, num_pages))
             for page in pages:
-                node = self._nodes[page]
+                node = self._tree.nodes[page]
                 assert node is not None, "a cached page is indexed"
-                self._unindex(node)
+                self._tree.remove(node)
             self._free += pages
             tenant.held -= len(pages)
             self._eviction.note(tenant.salt)
@@ -285,19 +263,11 @@ class BlockManager:
             self.evicted_pages += len(pages)
             num_pages -= len(pages)
 
-    def _unindex(self, node: Node) -> None:
-        node.unlink()
-        self._nodes[node.page] = None
-        del self._index[node.key]
-
-    def _page_tokens(self, token_ids: array[int], i: int) -> bytes:
-        return token_ids[i * self.page_size : (i + 1) * self.page_size].tobytes()
-
     def debug_check(self, tables: Iterable[BlockTable]) -> None:
         """Assert every invariant, given all tables there are. O(pages); for tests."""
         held = list(tables)
         self._check_states(held)
-        self._check_tree()
+        self._tree.debug_check(self._tenants.values(), self.page_size * array("i").itemsize)
         for tenant in self._tenants.values():
             self._check_tenant(tenant, [table for table in held if table.tenant is tenant])
         for table in held:
@@ -308,32 +278,17 @@ class BlockManager:
         refs = Counter(page for table in tables for page in table.pages)
         assert self._refs == [refs[page] for page in range(self.num_pages)], "a count differs from the tables"
         cached = [page for tenant in self._tenants.values() for page in tenant.cached]
-        assert sorted([*self._free, *cached, *refs]) == list(range(1, self.num_pages)), (
-            "a page is lost, or in two states"
-        )
+        states = [*self._free, *cached, *refs]
+        assert sorted(states) == list(range(1, self.num_pages)), "a page is lost, or in two states"
         assert self.num_cached == len(cached), "cached pages are miscounted"
-
-    def _check_tree(self) -> None:
-        indexed = {node.page: node for node in self._index.values()}
-        assert len(indexed) == len(self._index), "two nodes hold one page"
-        assert self._nodes == [indexed.get(page) for page in range(self.num_pages)], "index and pages differ"
-        for key, node in self._index.items():
-            parent = node.parent
-            assert parent is not None, "a root is indexed"
-            assert parent.parent is None or self._index.get(parent.key) is parent, "a page outlived its parent"
-            assert key == node.key == _digest(parent.key, node.tokens), "a key is not that of its path"
-            assert len(node.tokens) == self.page_size * array("i").itemsize, "a page is indexed before it is full"
-        linked = [(node, child) for node in (*self._tenants.values(), *indexed.values()) for child in node.children()]
-        assert all(child.parent is node for node, child in linked), "a page is linked below another than its parent"
-        assert Counter(child.page for _, child in linked) == Counter(list(indexed)), "children are miscounted"
 
     def _check_tenant(self, tenant: Tenant, tables: list[BlockTable]) -> None:
         active = {page for table in tables for page in table.pages}
         assert tenant.held == len(active) + tenant.cached.num_pages, "pages of a tenant are miscounted"
-        tenant.cached.debug_check(self._nodes)
+        tenant.cached.debug_check(self._tree.nodes)
         order = {page: i for i, page in enumerate(tenant.cached.in_order(self._eviction.now))}
         for page, rank in order.items():
-            node = self._nodes[page]
+            node = self._tree.nodes[page]
             assert node is not None, "a cached page is not indexed"
             parent = node.parent
             assert parent is not None, "a root is cached"
@@ -346,12 +301,8 @@ class BlockManager:
         assert table.path[0] is table.tenant, "a table is of another tenant than its path"
         for parent, node, page in zip(table.path, table.path[1:], table.pages, strict=False):
             assert node.parent is parent, "a table leaves its path, or its salt"
-            assert self._nodes[page] is node, "a table and its path differ"
+            assert self._tree.nodes[page] is node, "a table and its path differ"
             assert node.page == page, "a table and its path differ"
         for page in table.pages[table.num_indexed :]:
             assert self._refs[page] == 1, "a page being written is shared"
-            assert self._nodes[page] is None, "a page being written is indexed"
-
-
-def _digest(parent: bytes, tokens: bytes) -> bytes:
-    return blake2b(parent + tokens, digest_size=KEY_BYTES).digest()
+            assert self._tree.nodes[page] is None, "a page being written is indexed"

@@ -1,14 +1,19 @@
 """The tree of indexed pages: a path from a root spells a prefix, page by page.
 
-A node knows its children through links between siblings, because most pages have one child and a cache may hold a
-million pages: a set per page would cost more memory than everything else about it. Keys, not links, find a child;
-the links are for what hangs below a page.
+A page's key chains its tokens to its parent's key, down to a root that names model and salt: equal keys mean equal
+prefixes of one tenant. Keys, not links, find a child; the links are for what hangs below a page. They run to the
+first child and on from sibling to sibling, because most pages have one child and a cache may hold a million pages: a
+set of children per page would cost more memory than everything else about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
+
+KEY_BYTES = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -59,3 +64,67 @@ class Node:
         if after is not None:
             after.previous_sibling = before
         self.previous_sibling = self.next_sibling = None
+
+
+class PageTree:
+    """The index of full pages.
+
+    Attributes:
+        nodes: by page its node; None if the page is not indexed.
+    """
+
+    def __init__(self, *, num_pages: int, model_id: str) -> None:
+        self.nodes: list[Node | None] = [None] * num_pages
+        self._index: dict[bytes, Node] = {}
+        self._model_id = model_id.encode()
+
+    def root_key(self, salt: str) -> bytes:
+        """The key of the root whose pages are those of one salt."""
+        return digest(len(self._model_id).to_bytes(8, "little"), self._model_id + salt.encode())
+
+    def find(self, parent: Node, tokens: bytes) -> Node | None:
+        """The page that continues ``parent`` by ``tokens``."""
+        node = self._index.get(digest(parent.key, tokens))
+        if node is None or node.parent is not parent or node.tokens != tokens:
+            return None
+        return node
+
+    def add(self, parent: Node, tokens: bytes, page: int) -> Node | None:
+        """Index ``page``; returns the node of the page that is indexed with this content, which may be another.
+
+        None, and nothing is indexed, if another content has the same key.
+        """
+        key = digest(parent.key, tokens)
+        node = self._index.get(key)
+        if node is None:
+            node = self._index[key] = self.nodes[page] = Node(key=key, parent=parent, tokens=tokens, page=page)
+            node.link()
+        elif node.parent is not parent or node.tokens != tokens:
+            return None
+        return node
+
+    def remove(self, node: Node) -> None:
+        """Forget a page without children."""
+        node.unlink()
+        self.nodes[node.page] = None
+        del self._index[node.key]
+
+    def debug_check(self, roots: Iterable[Node], page_bytes: int) -> None:
+        """Assert that the tree below ``roots`` is whole, and every key that of its path. O(pages)."""
+        indexed = {node.page: node for node in self._index.values()}
+        assert len(indexed) == len(self._index), "two nodes hold one page"
+        assert self.nodes == [indexed.get(page) for page in range(len(self.nodes))], "index and pages differ"
+        for key, node in self._index.items():
+            parent = node.parent
+            assert parent is not None, "a root is indexed"
+            assert parent.parent is None or self._index.get(parent.key) is parent, "a page outlived its parent"
+            assert key == node.key == digest(parent.key, node.tokens), "a key is not that of its path"
+            assert len(node.tokens) == page_bytes, "a page is indexed before it is full"
+        linked = [(node, child) for node in (*roots, *indexed.values()) for child in node.children()]
+        assert all(child.parent is node for node, child in linked), "a page is linked below another than its parent"
+        assert Counter(child.page for _, child in linked) == Counter(list(indexed)), "children are miscounted"
+
+
+def digest(parent: bytes, tokens: bytes) -> bytes:
+    """The key of the page that continues ``parent``."""
+    return blake2b(parent + tokens, digest_size=KEY_BYTES).digest()

@@ -6,7 +6,7 @@ from array import array
 
 from cluster.engine.block_manager import BlockManager, BlockTable
 from cluster.engine.eviction import Eviction
-from cluster.engine.page_tree import Node
+from cluster.engine.page_tree import Node, PageTree
 from cluster.engine.tenant_pages import Tenant
 
 
@@ -23,7 +23,7 @@ class FreesIndexedPages(BlockManager):
 
     def _retire(self, tenant: Tenant, pages: list[int]) -> None:
         super()._retire(tenant, pages)
-        for node in filter(None, (self._nodes[page] for page in pages)):
+        for node in filter(None, (self._tree.nodes[page] for page in pages)):
             self._uncache(tenant, node)
             self._free_page(tenant, node.page)
 
@@ -31,7 +31,13 @@ class FreesIndexedPages(BlockManager):
 class IgnoresThePrefix(BlockManager):
     """Takes any page with the same tokens, whatever stands before it."""
 
-    def _find(self, parent: Node, tokens: bytes) -> Node | None:
+    def __init__(self, *, num_pages: int, page_size: int, model_id: str) -> None:
+        super().__init__(num_pages=num_pages, page_size=page_size, model_id=model_id)
+        self._tree = _TreeWithoutPrefixes(num_pages=num_pages, model_id=model_id)
+
+
+class _TreeWithoutPrefixes(PageTree):
+    def find(self, parent: Node, tokens: bytes) -> Node | None:
         return next((node for node in self._index.values() if node.tokens == tokens), None)
 
 
@@ -88,7 +94,7 @@ class LeaksTails(BlockManager):
     """Forgets to give back pages that were never full."""
 
     def _retire(self, tenant: Tenant, pages: list[int]) -> None:
-        super()._retire(tenant, [page for page in pages if self._nodes[page] is not None])
+        super()._retire(tenant, [page for page in pages if self._tree.nodes[page] is not None])
 
 
 class EvictsParentsFirst(BlockManager):

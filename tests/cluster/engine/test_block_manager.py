@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from cluster.engine import block_manager
+from cluster.engine import page_tree
 from cluster.engine.block_manager import BlockManager, BlockTable
 from cluster.engine.tenant_pages import Tenant, TenantPages
 
@@ -330,7 +330,7 @@ class Seen(list[int]):
 
 def test_equal_digests_of_different_pages_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if a digest collided, tokens are compared: nothing false is found, and the second page is not kept."""
-    monkeypatch.setattr(block_manager, "_digest", lambda *_: b"same")
+    monkeypatch.setattr(page_tree, "digest", lambda *_: b"same")
     manager = make_manager()
     manager.release(computed(manager, [1] * 5))
     assert found(manager, [2] * 5) == 0
@@ -352,16 +352,16 @@ def unused_last(tenant: Tenant) -> None:
         lambda manager, table: manager._free.append(table.pages[0]),
         lambda manager, _: manager._free.pop(),
         lambda manager, table: manager._refs.__setitem__(table.pages[0], 2),
-        lambda manager, _: manager._index.popitem(),
+        lambda manager, _: manager._tree._index.popitem(),
         lambda _, table: setattr(table.path[1], "first_child", None),
         lambda _, table: setattr(table.path[1], "tokens", table.path[2].tokens),
         lambda _, table: table.pages.reverse(),
-        lambda manager, table: manager._nodes.__setitem__(table.pages[2], table.path[2]),
+        lambda manager, table: manager._tree.nodes.__setitem__(table.pages[2], table.path[2]),
         lambda _, table: unused_last(table.tenant),
         lambda _, table: setattr(table.tenant, "held", 9),
         lambda _, table: setattr(table.tenant.cached, "num_pages", 3),
         lambda manager, _: setattr(manager, "num_cached", 3),
-        lambda manager, table: setattr(manager._nodes[next(iter(table.tenant.cached))], "keep_until", 4),
+        lambda manager, table: setattr(manager._tree.nodes[next(iter(table.tenant.cached))], "keep_until", 4),
         lambda manager, _: manager._eviction._counted.clear(),
     ],
     ids=[

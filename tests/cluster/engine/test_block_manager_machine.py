@@ -89,7 +89,7 @@ class Watched(BlockManager):
         super().release(table, keep_until=keep_until)
 
     def cached(self) -> list[Node]:
-        return [node for node in self._index.values() if not self._refs[node.page]]
+        return [node for node in self._tree._index.values() if not self._refs[node.page]]
 
     def accounts(self) -> list[Account]:
         nodes = {page: node for salt, tenant in self._tenants.items() for page, node in self.nodes_of(tenant)}
@@ -122,7 +122,7 @@ class Watched(BlockManager):
 
     def forget(self) -> None:
         """Drop the notes on pages that are not indexed any more."""
-        self.ends = {key: end for key, end in self.ends.items() if key in self._index}
+        self.ends = {key: end for key, end in self.ends.items() if key in self._tree._index}
 
 
 @dataclass
