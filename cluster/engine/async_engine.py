@@ -21,10 +21,12 @@ import structlog
 from cluster.engine.client import EngineClient, EngineStats, Sink, StepOutput
 from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
+from cluster.engine.guide import Guide
 from cluster.engine.plan import Runner
 from cluster.engine.step_pace import StepWatch
+from cluster.engine.structure.compiler import StructureCompiler
 from cluster.engine.unavailable import ENGINE_CRASHED, not_running, require_room
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, InvalidRequestError
 from cluster.protocol import GenerateRequest
 
 log = structlog.get_logger(__name__)
@@ -42,9 +44,18 @@ class ThreadedEngine(EngineClient):
     """
 
     def __init__(
-        self, make_runner: Callable[[], Runner], config: EngineConfig, *, watch: StepWatch | None = None
+        self,
+        make_runner: Callable[[], Runner],
+        config: EngineConfig,
+        *,
+        watch: StepWatch | None = None,
+        structures: StructureCompiler | None = None,
     ) -> None:
-        """``make_runner`` loads the model; it runs in the engine's thread, so the loop stays responsive."""
+        """``make_runner`` loads the model; it runs in the engine's thread, so the loop stays responsive.
+
+        ``structures``, which the engine takes over, makes the guides of requests that ask for a structure; without it
+        they are refused.
+        """
         self._make_runner = make_runner
         self._config = config
         self._inbox: SimpleQueue[_Command | None] = SimpleQueue()  # None ends the thread
@@ -53,6 +64,8 @@ class ThreadedEngine(EngineClient):
         self._is_open = False
         self._stats = EngineStats()
         self._watch = watch or StepWatch()
+        self._structures = structures
+        self._guiding: dict[int, bool] = {}  # attempts whose structure compiles: whether they were aborted meanwhile
         self._has_crashed = False
         self.failures_in_a_row = 0
 
@@ -76,15 +89,19 @@ class ThreadedEngine(EngineClient):
         """Queue a request; returns once the engine has accepted it, between two steps.
 
         Raises:
-            InvalidRequestError, ContextLengthExceededError, OverloadedError: as ``Scheduler.add``.
+            InvalidRequestError, ContextLengthExceededError, OverloadedError: as ``Scheduler.add``, and as
+                ``StructureCompiler.guide``.
             NoReplicaError: the engine has stopped.
         """
         self._require_open()
+        guide, is_aborted = await self._guide(request) if request.sampling.structure else (None, False)
         require_room(len(self._pending), self._config.max_waiting, self.stalled_for_s())
         answer: asyncio.Future[None] = self._loop.create_future()
         self._pending.add(answer)
         answer.add_done_callback(self._pending.discard)
-        self._inbox.put(partial(self._accept, request, answer))
+        self._inbox.put(partial(self._accept, request, guide, answer))
+        if is_aborted:
+            await self.abort(request.attempt)
         try:
             await answer
         except asyncio.CancelledError:
@@ -93,7 +110,9 @@ class ThreadedEngine(EngineClient):
 
     async def abort(self, attempt: int) -> None:
         """End an attempt before the next step; its Finish comes through the sink. Unknown attempts are ignored."""
-        if self._is_open:
+        if attempt in self._guiding:
+            self._guiding[attempt] = True
+        elif self._is_open:
             self._inbox.put(partial(Engine.abort, attempt=attempt))
 
     def stats(self) -> EngineStats:
@@ -113,8 +132,22 @@ class ThreadedEngine(EngineClient):
         if self._is_open:
             self._is_open = False
             self._inbox.put(None)
+        if self._structures is not None:
+            await self._structures.stop()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)  # the thread's last events reach the sink before this returns
+
+    async def _guide(self, request: GenerateRequest) -> tuple[Guide | None, bool]:
+        """The guide of a request that asks for a structure, and whether it was aborted before there was one."""
+        if self._structures is None:
+            raise InvalidRequestError("This engine gives answers no structure.", param="response_format")
+        self._guiding[request.attempt] = False
+        try:
+            guide = await self._structures.guide(request)
+            self._require_open()
+        finally:
+            is_aborted = self._guiding.pop(request.attempt)
+        return guide, is_aborted
 
     def _require_open(self) -> None:
         if not self._is_open or self._has_crashed:
@@ -171,9 +204,11 @@ class ThreadedEngine(EngineClient):
             return True
         return False
 
-    def _accept(self, request: GenerateRequest, answer: asyncio.Future[None], engine: Engine) -> None:
+    def _accept(
+        self, request: GenerateRequest, guide: Guide | None, answer: asyncio.Future[None], engine: Engine
+    ) -> None:
         try:
-            engine.submit(request)
+            engine.submit(request, guide)
         except ClusterError as error:
             self._post(partial(_fail, answer, error))
         else:

@@ -15,8 +15,11 @@ from cluster.engine.config import EngineConfig
 from cluster.engine.plan import Runner
 from cluster.engine.process.client import ProcessEngine
 from cluster.engine.step_pace import StepWatch
+from cluster.engine.structure.compiler import StructureCompiler
+from cluster.engine.structure.vocabulary import Vocabulary
 from cluster.model.config import load_config
 from cluster.replica.config import ReplicaConfig
+from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
 FACTORY = f"{__name__}:threaded_engine"
 
@@ -45,7 +48,12 @@ def _threaded(config: ReplicaConfig, watch: StepWatch) -> ThreadedEngine:
 
         return build_runner(config)
 
-    return ThreadedEngine(make_runner, _engine_config(config), watch=watch)
+    engine_config = _engine_config(config)
+
+    def load_vocabulary() -> Vocabulary:
+        return Vocabulary.of(ChatGLM3Tokenizer.from_pretrained(config.model_path), engine_config.vocab_size)
+
+    return ThreadedEngine(make_runner, engine_config, watch=watch, structures=StructureCompiler(load_vocabulary))
 
 
 def _engine_config(config: ReplicaConfig) -> EngineConfig:

@@ -1,0 +1,140 @@
+"""The compiling process as its owner sees it: started when needed, replaced when it died.
+
+Everything here blocks and belongs to one thread, except ``close``. A worker that is gone has either ended because it
+was idle, which is made good by another one, or it died of the structure it was given, which is the structure's fault.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from typing import IO, Final
+
+import msgspec
+import structlog
+
+from cluster.engine.structure.frames import Reply, read_frame, write_frame
+from cluster.engine.structure.vocabulary import Vocabulary
+from cluster.errors import NoReplicaError
+from cluster.protocol import Structure
+
+LIMIT_S: Final = 5.0  # usual schemas take 0.3 at ChatGLM3's vocabulary
+
+log = structlog.get_logger(__name__)
+
+
+class Workshop:
+    """Compiles structures in a process of its own, each within ``limit_s`` of that process's computing time."""
+
+    def __init__(self, vocabulary: Vocabulary, *, limit_s: float = LIMIT_S) -> None:
+        self._vocabulary = vocabulary
+        self._limit_s = limit_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()  # between ``close`` and a start
+        self._is_closed = False
+        self._is_greeted = False  # the worker has the vocabulary and said so
+
+    def compile(self, structure: Structure) -> Reply:
+        """The compiled grammar, or the reason why there is none.
+
+        Raises:
+            NoReplicaError: no worker can be had, or ``close`` was called.
+        """
+        payload = msgspec.msgpack.encode(structure)
+        answer, status = self._ask(payload)
+        if not answer and status == 0:  # it had gone to sleep before it read the structure
+            answer, status = self._ask(payload)
+        if answer:
+            return msgspec.msgpack.decode(answer, type=Reply)
+        if self._is_closed:
+            raise _closed()
+        log.warning("structure.worker_died", status=status, kind=structure.kind.value, size=len(structure.text))
+        return Reply(error=_cause(status))
+
+    def close(self) -> None:
+        """End the worker, whatever it does, and start no other. From any thread; ``clear`` must follow."""
+        with self._lock:
+            self._is_closed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def clear(self) -> None:
+        """Release what is left of the worker after ``close``."""
+        if self._process is not None:
+            self._bury(self._process)
+
+    def _ask(self, payload: bytes) -> tuple[bytes, int]:
+        """One structure to the worker: its answer, or nothing and the status that it exited with."""
+        process = self._ready()
+        try:
+            write_frame(_pipe(process.stdin), payload)
+            answer = read_frame(_pipe(process.stdout))
+        except BrokenPipeError:
+            answer = b""
+        return (answer, 0) if answer else (b"", self._bury(process))
+
+    def start(self) -> None:
+        """Begin to start a worker, and do not wait until it can work. Raises NoReplicaError after ``close``."""
+        with self._lock:
+            if self._is_closed:
+                raise _closed()
+            self._process = subprocess.Popen(  # noqa: S603 -- nothing in it comes from a request
+                [sys.executable, "-P", "-m", "cluster.engine.structure.worker", str(os.getpid()), str(self._limit_s)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": _import_path(), "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C in a terminal is its parent's alone
+            )
+        self._is_greeted = False
+
+    def _ready(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self.start()
+        process = self._process
+        assert process is not None, "it was started"
+        if self._is_greeted:
+            return process
+        try:
+            write_frame(_pipe(process.stdin), msgspec.msgpack.encode(self._vocabulary))
+            self._is_greeted = bool(read_frame(_pipe(process.stdout)))
+        except BrokenPipeError:
+            self._is_greeted = False
+        if self._is_greeted:
+            return process
+        status = self._bury(process)
+        if self._is_closed:
+            raise _closed()
+        log.error("structure.worker_does_not_start", status=status)
+        raise NoReplicaError("The process that compiles structures does not start.", retry_after_s=5.0)
+
+    def _bury(self, process: subprocess.Popen[bytes]) -> int:
+        with self._lock:
+            self._process = None
+        for pipe in (process.stdin, process.stdout):
+            with suppress(BrokenPipeError):  # what was not written yet is lost with its reader
+                _pipe(pipe).close()
+        return process.wait()
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None, "both ends were asked for"
+    return stream
+
+
+def _import_path() -> str:
+    """Where this process finds modules; Ray adds folders after the start."""
+    return os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100 -- "" is the current folder
+
+
+def _closed() -> NoReplicaError:
+    return NoReplicaError("The engine is stopping.", retry_after_s=1.0)
+
+
+def _cause(status: int) -> str:
+    if status == -signal.SIGPROF:
+        return "It takes too long to compile."
+    return "Compiling it needs more memory than is allowed."
