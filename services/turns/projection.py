@@ -182,8 +182,9 @@ class Projection:
 
     def _delta(self, text: str) -> TurnEvent:
         self._deltas.append(text)
-        logprobs = self._tell(self._num_settled()) if self._book else ()
-        return self._event(EventKind.TEXT_DELTA, text, logprobs=logprobs)
+        if self._book is None:
+            return self._event(EventKind.TEXT_DELTA, text)
+        return self._event(EventKind.TEXT_DELTA, text, logprobs=self._tell(self._num_settled()))
 
     def _tell(self, end: int) -> tuple[TokenLogprob, ...]:
         return self._book.tell(end) if self._book else ()
