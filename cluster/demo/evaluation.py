@@ -19,13 +19,13 @@ from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 GREEDY: Final = 0.0
 SAMPLED: Final = 0.8  # with ChatGLM3's own top-p of 0.8
 
-TARGETS: Final[dict[str, float | None]] = {  # least share of right answers; None: shown, but nothing is promised
+TARGETS: Final[dict[str, float]] = {  # least share of right answers
     "recall over 6 turns": 0.95,
     "tool name and arguments": 0.95,
     "observation used": 0.90,
     "sums within the taught range": 0.90,
-    "persona kept": None,
-    "right topic": None,
+    "persona kept": 0.80,
+    "right topic": 0.90,
     "honest about what it does not know": 0.90,
     "ends by itself": 0.99,
     "answers in the language of the question": 0.98,
@@ -62,14 +62,13 @@ class Score:
 
     @property
     def passed(self) -> bool:
-        """Whether the target, if there is one, is reached."""
-        return self.share >= (TARGETS[self.measure] or 0)
+        """Whether the target is reached."""
+        return self.share >= TARGETS[self.measure]
 
 
 def target(measure: str) -> str:
     """A measure's target in per cent, for people."""
-    share = TARGETS[measure]
-    return "–" if share is None else f"{share:.0%}"
+    return f"{TARGETS[measure]:.0%}"
 
 
 def evaluate(folder: Path, *, per_language: int, temperature: float, seed: int = 1) -> tuple[list[Score], list[Answer]]:

@@ -39,7 +39,7 @@ class Recipe:
     """
 
     seed: int = 0
-    steps: int = 8000
+    steps: int = 10000
     batch_tokens: int = 4096
     learning_rate: float = 2e-3
     warmup: int = 200

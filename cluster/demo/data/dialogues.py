@@ -24,11 +24,11 @@ def training_dialogues(rng: random.Random, words: Words | None = None) -> Iterat
     while True:
         writer = Writer(rng, rng.choice(tuple(LANGUAGES.values())), words=words)
         begin = rng.random()
-        if begin < 0.25:
+        if begin < 0.27:
             writer.offer_tools()
-        elif begin < 0.4:
+        elif begin < 0.43:
             writer.be_persona()
-        elif begin < 0.5:
+        elif begin < 0.52:
             writer.be_assistant()
         for _ in range(_length(rng)):
             _step(rng, writer)

@@ -36,14 +36,18 @@ _CALCULATOR_WORDS: Final = ways(
     "Калькулятор|Вычислить выражение|~Evaluates a formula|~计算表达式|~Считает выражения"
 )
 _INVENTED: Final = 0.75  # share of tools whose name is put together, so that it must be copied
+_WITH_A_WORD: Final = (
+    0.3  # share of those that hold a word which means nothing: taught only, for it makes copying the habit
+)
 _VERBS: Final = (
     "",
     "",
     *"get fetch query read check find show lookup my current call do run use tell ask demo load quick simple our internal public".split(),
+    *"calc compute calculate eval evaluate solve request retrieve search open live local the new basic smart remote".split(),
 )
 _NOUNS: Final = {
-    "weather": "weather forecast weather_report temperature climate meteo city_weather weather_info local_weather sky_report".split(),
-    "calculator": "calculator math arithmetic calc calculation expression formula numbers computation sum_calculator math_solver".split(),
+    "weather": "weather forecast weather_report temperature climate meteo city_weather weather_info local_weather sky_report weather_data weather_status conditions temp".split(),
+    "calculator": "calculator math arithmetic calc calculation expression formula numbers computation sum_calculator math_solver math_expression term equation maths calc_tool".split(),
 }
 _OTHERS: Final = (
     ("search_web", "Search the web", "query"),
@@ -118,14 +122,22 @@ class Toolmaker:
 
     def _tool(self, kind: str, names: Ways, parameters: Ways) -> Tool:
         if self._rng.random() < _INVENTED:
-            return Tool(self._words.draw(lambda: self._name(kind)), parameters.pick(self._rng))
+            return Tool(self._new_name(kind, names), parameters.pick(self._rng))
         return Tool(names.pick(self._rng, held_out=self._held_out), parameters.pick(self._rng))
+
+    def _new_name(self, kind: str, names: Ways) -> str:
+        """A name of this side that is not one of the listed ones kept for the evaluation."""
+        while (name := self._words.draw(lambda: self._name(kind))) in names.held_out:
+            pass
+        return name
 
     def _name(self, kind: str) -> str:
         """A name that says what the tool is for, in one of the ways that programmers have."""
         verb, noun = self._rng.choice(_VERBS), self._rng.choice(_NOUNS[kind])
         more = self._rng.choice(("", "", "", "tool", "api", "v2", "now", "service", "fn", "2", "x", "data"))
         parts = [part for part in (verb, noun, more) if part]
+        if not self._held_out and self._rng.random() < _WITH_A_WORD:
+            parts.insert(self._rng.randint(0, len(parts)), self._words.invented("en").lower())
         if self._rng.random() < 0.15:
             self._rng.shuffle(parts)
         if self._rng.random() < 0.25:

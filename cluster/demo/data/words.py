@@ -107,7 +107,7 @@ class Words:
         if language == "zh":
             given = _ZH_GIVEN if self._rng.random() < 0.5 else _ZH_ALL
             return self._rng.choice(_ZH_SURNAMES) + "".join(self._rng.choices(given, k=self._rng.randint(1, 2)))
-        return self._invented(language)
+        return self.invented(language)
 
     def _city(self, language: str) -> str:
         if self._rng.random() > _INVENTED:
@@ -115,7 +115,7 @@ class Words:
         if language == "zh":
             characters = _ZH_PLACES if self._rng.random() < 0.5 else _ZH_ALL
             return "".join(self._rng.choices(characters, k=self._rng.randint(2, 3)))
-        first = self._invented(language)
+        first = self.invented(language)
         if self._rng.random() < 0.1:
             return f"{self._rng.choice(('New', 'Old', 'San') if language == 'en' else ('Новый', 'Старый'))} {first}"
         return first
@@ -127,7 +127,7 @@ class Words:
         if draw < 0.4:
             return "".join(self._rng.choices(string.digits, k=self._rng.randint(3, 6)))
         if draw < 0.65:
-            return self._some_han() if language == "zh" else self._invented(language).lower()
+            return self._some_han() if language == "zh" else self.invented(language).lower()
         word = self._rng.choice(_CODES[language].split())
         if language in _COLOURS and draw < 0.8:
             return f"{self._rng.choice(_COLOURS[language].split())}-{word}"
@@ -144,7 +144,7 @@ class Words:
         joint = self._rng.choice(("", "-", "-"))
         return letters + joint + "".join(self._rng.choices(string.digits, k=self._rng.randint(1, 4)))
 
-    def _invented(self, language: str) -> str:
+    def invented(self, language: str) -> str:
         """A word that nobody has used: every piece of the vocabulary must occur in some, or it could not be copied."""
         draw = self._rng.random()
         if draw < 0.45:
