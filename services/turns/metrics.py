@@ -46,7 +46,7 @@ class TurnMetrics:
     """Counters of one process since its start.
 
     Attributes:
-        ttft_s: seconds from a turn's arrival to its first id.
+        ttft_s: seconds from a turn's arrival to an answer's first id; each of several answers counts.
         latency_s: seconds from id to id of one answer; ids of one frame share the time since the frame before.
         turns: ended turns by ``completed``, ``incomplete``, ``failed``, ``cancelled`` or ``refused`` (never started).
         active: level: turns under way now.

@@ -25,7 +25,7 @@ TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
-BadWord = Annotated[str, Field(min_length=1, max_length=256)]
+BadWord = Annotated[str, Field(min_length=1, max_length=64)]  # encoded in the loop
 
 
 class SamplingFields(RequestBody):

@@ -92,6 +92,7 @@ WRONG: list[Refusal] = [
     ({"bad_words": "no"}, "bad_words"),
     ({"bad_words": ["a", ""]}, "bad_words[1]"),
     ({"bad_words": ["a"] * 257}, "bad_words"),
+    ({"bad_words": ["a" * 65]}, "bad_words[0]"),
     ({"min_tokens": -1}, "min_tokens"),
     ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
     ({"stop_token_ids": [1.0]}, "stop_token_ids[0]"),
