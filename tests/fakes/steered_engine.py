@@ -78,6 +78,10 @@ class Steering:
         """Whether a step waits inside the runner."""
         return self._slots[_BEGUN] > self._slots[_ALLOWED]
 
+    def steps(self) -> int:
+        """How many have begun."""
+        return int(self._slots[_BEGUN])
+
     async def held(self) -> None:
         """Wait until a step does."""
         async with asyncio.timeout(PATIENCE_S):

@@ -109,17 +109,17 @@ class ProcessEngine(EngineClient):
         self._sink = sink
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._child = spawn(self._factory)
-        self._times = StepTimes(self._child.vitals.slots)
+        self._child, end, vitals = spawn(self._factory)
+        self._times = StepTimes(vitals.slots)
         try:
-            await self._link.open(self._child.end)
+            await self._link.open(end)
             self._is_open = True
             self._send(Begin(self._config))
             await self._loaded
         except BaseException:
             await self.stop()
             raise
-        self._pulse = Pulse(self._child.vitals.last_beat)
+        self._pulse = Pulse(vitals.last_beat)
         self._watch()
 
     async def submit(self, request: GenerateRequest) -> None:

@@ -24,8 +24,6 @@ class Child:
     """A started process."""
 
     process: subprocess.Popen[bytes]
-    end: socket.socket
-    vitals: SharedVitals
 
     def kill(self) -> None:
         """End it at once."""
@@ -40,31 +38,37 @@ class Child:
             return self.process.wait()
 
 
-def spawn(factory: str) -> Child:
+def spawn(factory: str) -> tuple[Child, socket.socket, SharedVitals]:
     """Start the engine's process. It ends when the calling thread does, see ``parentage``.
 
     Args:
         factory: ``module:function`` of ``cluster.engine.process.child.Factory``; always a constant of the program.
+
+    Returns:
+        The process, our end of the link to it, and the memory shared with it.
     """
     ours, theirs = socket.socketpair()
     memory = create_shared_memory()
     try:
-        arguments = {"parent": os.getpid(), "link": theirs.fileno(), "vitals": memory, "log-name": _log_name()}
-        options = [f"--{name}={value}" for name, value in arguments.items()]
-        process = subprocess.Popen(  # noqa: S603 -- our own module, with arguments of our own
-            [sys.executable, "-P", "-m", "cluster.engine.process", *options, factory],
-            pass_fds=(theirs.fileno(), memory),
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": _import_path()},
-            start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, from the first moment on
-        )
-        return Child(process, ours, SharedVitals(memory))
+        return Child(_start(factory, theirs.fileno(), memory)), ours, SharedVitals(memory)
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
         os.close(memory)
+
+
+def _start(factory: str, link: int, vitals: int) -> subprocess.Popen[bytes]:
+    arguments = {"parent": os.getpid(), "link": link, "vitals": vitals, "log-name": _log_name()}
+    options = [f"--{name}={value}" for name, value in arguments.items()]
+    return subprocess.Popen(  # noqa: S603 -- our own module, with arguments of our own
+        [sys.executable, "-P", "-m", "cluster.engine.process", *options, factory],
+        pass_fds=(link, vitals),
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": _import_path()},
+        start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, from the first moment on
+    )
 
 
 def describe_exit(status: int) -> str:

@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from cluster.engine.step_pace import MIN_LIMIT_S
-
 BEAT_S: Final = 0.25
 TICK_S: Final = 0.5
-SILENCE_S: Final = MIN_LIMIT_S  # as for a step: a loop that does not come round for so long has stopped
+SILENCE_S: Final = 10.0  # well above a busy machine's hiccups: a process stopped in a step is found by the step's limit
 LATE_S: Final = 1.0  # the looker itself was not running, as when the whole machine was paused
 
 _BEAT = 2
