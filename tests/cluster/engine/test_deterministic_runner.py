@@ -13,6 +13,7 @@ from cluster.engine.deterministic import TILE_TOKENS, DeterministicRunner, treat
 from cluster.engine.runner import ModelRunner
 from tests.fakes.stepping import Feed, Held, Stepper
 from tests.support.random_model import SHAPE, random_model
+from tests.support.threads import num_threads
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 PROMPT = [(7 * place * place + 3) % SHAPE.padded_vocab_size for place in range(150)]
@@ -42,6 +43,12 @@ class Tapped:
         [logits] = self.logits(Feed(held, ids))
         self.stepper.release(held)
         return logits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    with num_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=str)
@@ -84,9 +91,7 @@ def test_the_default_mode_does_not_promise_equal_bits():
 def test_more_threads_than_a_tile_can_be_shared_among_do_not_break_rows():
     """Three threads would cut loops inside rows; with the runner's own care they do not."""
     model = random_model(torch.float32, replace(SHAPE, ffn_hidden_size=4099))
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with num_threads(3):
         assert not treats_rows_alike(model, 4, TILE_TOKENS)
         tapped = Tapped(DeterministicRunner(model, num_pages=60, page_size=4))
         assert tapped.runner.tile_tokens == TILE_TOKENS
@@ -95,8 +100,6 @@ def test_more_threads_than_a_tile_can_be_shared_among_do_not_break_rows():
         for token_id in PROMPT[:20]:
             [logits] = tapped.logits(Feed(held, [token_id]))
         assert torch.equal(logits, tapped.whole(PROMPT[:20]))
-    finally:
-        torch.set_num_threads(before)
 
 
 class Unfair(torch.nn.Module):
