@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
+from cluster.engine.config import EngineConfig
+from cluster.engine.engine import Engine
+from cluster.protocol import GenerateRequest, SamplingParams, Tokens
 from tests.fakes.stepping import Feed, Held
-from tests.parity.recorded import greedy, load_json, logits_of, stepper
+from tests.parity.recorded import greedy, load_json, stepper
 
 
 def cases(*, batched: bool = False, penalized: bool = False):
@@ -52,14 +54,19 @@ def test_sequences_decoding_together_give_the_recorded_ids(model, case, stops):
 
 @pytest.mark.parametrize(("model", "case", "stops"), cases(penalized=True))
 def test_penalized_answers_are_the_recorded_ids(model, case, stops):
-    """The engine has no repetition penalty; applied to its logits, it gives the recorded ids."""
+    """The engine applies the repetition penalty to prompt and output, and leaves the stop id out of the answer."""
     [prompt], [expected] = case["input_ids"], case["sequences"]
-    steps, held, seen, fed = stepper(model), Held(), list(prompt), prompt
-    while len(seen) < case["max_length"] and seen[-1] not in stops:
-        logits = logits_of(steps, [Feed(held, fed)])[-1].clone()
-        past = torch.tensor(sorted(set(seen)))
-        penalty = case["args"]["repetition_penalty"]
-        logits[past] = torch.where(logits[past] < 0, logits[past] * penalty, logits[past] / penalty)
-        fed = [int(logits.argmax())]
-        seen += fed
-    assert expected == seen[len(prompt) :]
+    sampling = SamplingParams(
+        temperature=0.0,
+        repetition_penalty=case["args"]["repetition_penalty"],
+        max_new_tokens=case["max_length"] - len(prompt),
+        stop_ids=tuple(stops),
+    )
+    runner = stepper(model).runner
+    config = EngineConfig(model_id=model, context_length=1024, vocab_size=832, page_size=runner.page_size)
+    engine, answer = Engine(runner, config), []
+    engine.submit(GenerateRequest(attempt=1, request_id="", tenant="t", prompt_ids=prompt, sampling=sampling))
+    while engine.has_work:
+        for _, event in engine.step():
+            answer += event.ids if isinstance(event, Tokens) else []
+    assert answer == [token for token in expected if token not in stops]
