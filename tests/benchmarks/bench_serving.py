@@ -1,27 +1,33 @@
-"""Interleaved load on OpenAI-compatible servers: tokens per second and time to first token, as ratios of one run.
+"""Interleaved load on OpenAI-compatible servers: throughput, latency and memory, as ratios of one run.
 
 Every round loads each server in turn at each concurrency, so that a busy moment of the machine hits all alike; the
 table shows medians over the rounds. Conversations are stateless and of several turns: each turn sends the whole history
-and streams an answer of fixed length.
+and streams an answer of fixed length. With a process id, the memory of the server is told: the proportional set size of
+that process and all its descendants. With a checkpoint, the share of the memory's bandwidth that one stream draws.
 
-    python tests/benchmarks/bench_serving.py --model chatglm3 --rounds 5 \
-        --server ours=http://127.0.0.1:8000,sk-… --server peer=http://127.0.0.1:9000,none
+    python tests/benchmarks/bench_serving.py --model chatglm3 --rounds 5 --checkpoint DIR \
+        --server ours=http://127.0.0.1:8000,sk-…,PID --server peer=http://127.0.0.1:9000,none,PID
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+import torch
+from safetensors import safe_open
 
 WORDS = [
     "boats",
@@ -60,21 +66,38 @@ SETTLE_S = 1.0  # threads of the server before may still spin
 
 @dataclass(frozen=True)
 class Server:
-    """A server under load."""
+    """A server under load. ``pid`` is its first process, if its memory is to be told."""
 
     name: str
     url: str
     key: str
+    pid: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Server:
+        """From ``name=URL,KEY[,PID]``."""
+        name, address = text.split("=", 1)
+        url, key, *pid = address.split(",")
+        return cls(name, url, key, *map(int, pid))
+
+    def memory(self) -> int:
+        """Proportional set size in bytes of its processes."""
+        assert self.pid is not None
+        root = psutil.Process(self.pid)
+        return sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
 
 
 @dataclass
 class Load:
-    """What one run of load brought: completion tokens, seconds, and per-turn times to the first delta."""
+    """What one run of load brought: tokens, seconds, times to the first delta, and gaps between deltas."""
 
     tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
     seconds: float = 0.0
     first_s: list[float] = field(default_factory=list)
     last_turn_first_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -85,7 +108,8 @@ class Load:
 def parse() -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", action="append", required=True, help="name=URL,KEY; may be repeated")
+    parser.add_argument("--server", action="append", required=True, help="name=URL,KEY[,PID]; may be repeated")
+    parser.add_argument("--checkpoint", type=Path, help="what they serve, to tell the share of the bandwidth")
     parser.add_argument("--model", default="chatglm3")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
@@ -107,7 +131,7 @@ async def lines(response: httpx.Response) -> AsyncIterator[bytes]:
 
 async def turn(client: httpx.AsyncClient, body: dict[str, Any], load: Load, *, is_last: bool) -> str:
     """One streamed answer; returns its text."""
-    begin, first, parts = time.perf_counter(), 0.0, []
+    begin, times, parts = time.perf_counter(), [], []
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.is_error:
             raise RuntimeError(f"{response.status_code}: {(await response.aread())[:300]!r}")
@@ -115,16 +139,24 @@ async def turn(client: httpx.AsyncClient, body: dict[str, Any], load: Load, *, i
             if not line.startswith(b"data: {"):
                 continue
             chunk = json.loads(line[6:])
-            load.tokens += (chunk.get("usage") or {}).get("completion_tokens", 0)
+            count(chunk.get("usage") or {}, load)
             for choice in chunk.get("choices", []):
                 if text := choice["delta"].get("content"):
-                    first = first or time.perf_counter()
+                    times.append(time.perf_counter())
                     parts.append(text)
-    first_s = (first or time.perf_counter()) - begin
+    load.gaps_s += [after - before for before, after in itertools.pairwise(times)]
+    first_s = (times or [time.perf_counter()])[0] - begin
     load.first_s.append(first_s)
     if is_last:
         load.last_turn_first_s.append(first_s)
     return "".join(parts)
+
+
+def count(usage: dict[str, Any], load: Load) -> None:
+    """Take the usage of a turn, if a chunk has it."""
+    load.tokens += usage.get("completion_tokens", 0)
+    load.prompt_tokens += usage.get("prompt_tokens", 0)
+    load.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
 
 
 async def conversation(client: httpx.AsyncClient, options: argparse.Namespace, seed: str, load: Load) -> None:
@@ -179,27 +211,80 @@ async def measure(servers: list[Server], options: argparse.Namespace) -> dict[tu
     return loads
 
 
+COLUMNS: dict[str, Callable[[list[Load]], float]] = {  # what a row tells, and of which runs
+    "tok/s": lambda runs: statistics.median(load.rate for load in runs),
+    "TTFT p50 ms": lambda runs: 1e3 * statistics.median(s for load in runs for s in load.first_s),
+    "last turn's TTFT p50 ms": lambda runs: 1e3 * statistics.median(s for load in runs for s in load.last_turn_first_s),
+    "gap p50 ms": lambda runs: 1e3 * statistics.median(s for load in runs for s in load.gaps_s),
+    "gap p99 ms": lambda runs: 1e3 * statistics.median(percentile(load.gaps_s, 0.99) for load in runs),
+    "cached": lambda runs: sum(load.cached_tokens for load in runs) / sum(load.prompt_tokens for load in runs),
+}
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that ``share`` of all do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
 def table(loads: dict[tuple[str, int], list[Load]], order: list[str]) -> str:
-    """Markdown: medians over the rounds, and each server against the first one at the same concurrency."""
-    first = min(loads, key=lambda key: order.index(key[0]))[0]
-    rates = {key: statistics.median(load.rate for load in runs) for key, runs in loads.items()}
-    rows = [
-        "| server | streams | tok/s | first ÷ this | TTFT p50 ms | last turn's TTFT p50 ms |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (name, streams), runs in sorted(loads.items(), key=lambda item: (item[0][1], order.index(item[0][0]))):
-        ttft = statistics.median(s for load in runs for s in load.first_s) * 1e3
-        last = statistics.median(s for load in runs for s in load.last_turn_first_s) * 1e3
-        ratio = rates[first, streams] / rates[name, streams]
-        rows.append(f"| {name} | {streams} | {rates[name, streams]:.1f} | {ratio:.2f} | {ttft:.0f} | {last:.0f} |")
+    """Markdown: medians over the rounds, and behind each the first server's over it at the same concurrency."""
+    figures = {key: {name: of(runs) for name, of in COLUMNS.items()} for key, runs in loads.items()}
+    rows = ["| server | streams | " + " | ".join(COLUMNS) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
+    for name, streams in sorted(loads, key=lambda key: (key[1], order.index(key[0]))):
+        mine, first = figures[name, streams], figures[order[0], streams]
+        cells = [f"{mine[column]:.4g}" + ratio(first[column], mine[column]) for column in COLUMNS]
+        rows.append(f"| {name} | {streams} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def ratio(first: float, this: float) -> str:
+    """The first server's figure over this one's, in brackets."""
+    return f" ({first / this:.2f})" if this else ""
+
+
+def bandwidth() -> float:
+    """Bytes per second that all cores together read from memory, measured now."""
+    data = torch.ones(2**28)
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        data.sum()
+        seconds.append(time.perf_counter() - begin)
+    return data.nbytes / min(seconds)
+
+
+def bytes_per_token(checkpoint: Path) -> int:
+    """Bytes of weights that a step of one row reads: all but the embedding's other rows."""
+    total = 0
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            total += sum(tensors.get_tensor(name).nbytes for name in tensors.keys() if "word_embeddings" not in name)  # noqa: SIM118 - it is no dict
+    return total
+
+
+def bounds(loads: dict[tuple[str, int], list[Load]], checkpoint: Path) -> str:
+    """How much of the memory's bandwidth each server's single stream draws."""
+    read, speed = bytes_per_token(checkpoint), bandwidth()
+    lines = [
+        f"Memory reads {speed / 1e9:.1f} GB/s here; a token reads {read / 1e6:.0f} MB: {speed / read:.0f} tok/s at most."
+    ]
+    for (name, streams), runs in loads.items():
+        if streams == 1:
+            lines.append(f"{name}: {COLUMNS['tok/s'](runs) * read / speed:.2f} of that with one stream.")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Measure and print."""
     options = parse()
-    servers = [Server(name, *address.split(",")) for name, address in (s.split("=", 1) for s in options.server)]
-    print(table(asyncio.run(measure(servers, options)), [server.name for server in servers]))  # noqa: T201
+    servers = [Server.parse(text) for text in options.server]
+    loads = asyncio.run(measure(servers, options))
+    print(table(loads, [server.name for server in servers]))  # noqa: T201
+    for server in servers:
+        if server.pid is not None:
+            print(f"{server.name}: {server.memory() / 2**20:.0f} MiB proportional set size")  # noqa: T201
+    if options.checkpoint:
+        print(bounds(loads, options.checkpoint))  # noqa: T201
 
 
 if __name__ == "__main__":
