@@ -90,7 +90,7 @@ def keep(scores: Tensor, filters: Filters, candidates: int) -> Kept:
     """Apply ``filters`` to the best ``candidates`` of each row. scores: float32 [R, V]."""
     temperature, top_p, top_k, min_p = filters
     device = scores.device
-    values, ids = _best(scores, candidates)
+    values, ids = best(scores, candidates)
     column = torch.from_numpy(np.maximum(temperature, _MIN_TEMPERATURE)).to(device)[:, None]
     scaled = ((values - values[:, :1]) / column).double()
     weights = torch.where(values >= _threshold(values, top_k), scaled.exp(), 0.0)
@@ -138,8 +138,11 @@ def _invert(weights: Tensor, uniform: NDArray[np.float64]) -> Tensor:
     return torch.searchsorted(sums, target, right=True).clamp_(max=weights.shape[-1] - 1)
 
 
-def _best(scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
-    """Values and ids [R, K] of the best, by value descending, equal values by id ascending."""
+def best(scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+    """Values and ids [R, K] of the best, by value descending, equal values by id ascending.
+
+    Of several that equal the last one, which are among the K is the device's choice.
+    """
     _, ids = scores.topk(min(candidates, scores.shape[-1]), sorted=False)
     ids = ids.sort(-1).values
     values, order = scores.gather(-1, ids).sort(dim=-1, descending=True, stable=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.engine.plan import DrawnLogprobs
+from cluster.engine.sampling.draw import best
 
 
 class Raw(NamedTuple):
@@ -40,7 +41,7 @@ def report(raw: Raw, ids: Tensor) -> DrawnLogprobs:
     """The logprobs of the drawn ``ids`` int64 [S] and of each row's best."""
     drawn = ids[torch.from_numpy(raw.rows).to(ids.device)][:, None]
     total = raw.logits.logsumexp(-1, keepdim=True)
-    top_ids = best(raw.logits, int(raw.counts.max()))
+    top_ids = best_ids(raw.logits, max(int(raw.counts.max()), 1))
     return DrawnLogprobs(
         rows=raw.rows,
         counts=raw.counts,
@@ -50,12 +51,17 @@ def report(raw: Raw, ids: Tensor) -> DrawnLogprobs:
     )
 
 
-def best(logits: Tensor, count: int) -> Tensor:
+def best_ids(logits: Tensor, count: int) -> Tensor:
     """Ids int64 [R, min(count, V)] of the largest float32 ``logits`` [R, V], equal ones by id."""
-    size = logits.shape[-1]
-    bits = (logits + 0.0).view(torch.int32)  # adding makes one zero of two
-    ordered = torch.where(bits < 0, bits ^ 0x7FFF_FFFF, bits).long()  # compares as the floats do
-    ids = torch.arange(size, device=logits.device)
-    keys = ordered * 2**32 + (2**32 - 1 - ids)
-    values: Tensor = keys.topk(min(count, size)).values
-    return 2**32 - 1 - (values & (2**32 - 1))
+    values, ids = best(logits, count)
+    last = values[:, -1:]
+    is_crowded = (logits == last).sum(-1) > (values == last).sum(-1)
+    for row in is_crowded.nonzero()[:, 0].tolist():
+        ids[row] = _ranked(logits[row], float(last[row]), ids.shape[-1])
+    return ids
+
+
+def _ranked(logits: Tensor, least: float, count: int) -> Tensor:
+    """Ids of the ``count`` largest of one row [V], of which that many are at least ``least``."""
+    ids = (logits >= least).nonzero()[:, 0]
+    return ids[logits[ids].sort(descending=True, stable=True).indices[:count]]

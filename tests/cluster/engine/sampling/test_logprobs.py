@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.engine.sampling.logprobs import best
+from cluster.engine.sampling.logprobs import best_ids
 from cluster.engine.sampling.sample import sample
 from tests.fakes.drawing import Asked, columns_of, plain
 from tests.fakes.scripted_guide import ScriptedGuide
@@ -64,4 +64,4 @@ def test_nobody_is_told_what_nobody_asked():
 def test_equal_ones_come_by_id(values, count):
     """Among values full of ties, both zeros included, the best are those of a stable sort."""
     expected = sorted(range(len(values)), key=lambda token_id: (-torch.tensor(values)[token_id].item(), token_id))
-    assert best(torch.tensor([values]), count).tolist() == [expected[:count]]
+    assert best_ids(torch.tensor([values]), count).tolist() == [expected[:count]]
