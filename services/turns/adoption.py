@@ -10,17 +10,15 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-import msgspec
 import structlog
 
 from cluster.errors import ConversationBusyError, NotFoundError, TurnLostError
-from cluster.protocol import FinishReason, SamplingParams
+from cluster.protocol import FinishReason
 from services.conversations.records import TurnRecord, TurnState
 from services.conversations.store import Commit, Verdict
 from services.turns.answer import answer_items
 from services.turns.parts import TurnParts
 from services.turns.projection import Projection
-from services.turns.prompt import head_ids
 
 _log = structlog.get_logger(__name__)
 
@@ -70,9 +68,7 @@ async def _ending(parts: TurnParts, tenant: str, owner: str, record: TurnRecord)
 
 
 def _commit(parts: TurnParts, tenant: str, owner: str, record: TurnRecord, journal: Sequence[int]) -> Commit:
-    sampling = msgspec.msgpack.decode(record.request.sampling, type=SamplingParams)
-    head = head_ids(parts.tokenizer, sampling.structure)
-    projection = Projection(parts.tokenizer, record.request.stop, head=head)
+    projection = Projection(parts.tokenizer, record.request.stop)
     projection.push(journal)
     projection.close()
     answer = answer_items(record.id, projection, projection.answer_ids(), is_whole=False)

@@ -27,13 +27,11 @@ class Draft:
         request: the first attempt.
         stop: stop strings.
         tools: names of the tools whose calls the answer may make.
-        head: ids at the prompt's end that are the answer's first: what is sampled goes on behind them.
     """
 
     request: GenerateRequest
     stop: tuple[str, ...]
     tools: tuple[str, ...] = ()
-    head: tuple[int, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:
@@ -61,8 +59,7 @@ async def draft_chat(parts: TurnParts, turn: ChatTurn, messages: Sequence[Messag
         pin_key=pin.stateless_key(turn.tenant, messages, turn.cache_key),
         hint=next((answer.hint for answer in reversed(known.values())), None),
     )
-    tools = tuple(tool.name for tool in turn.tools)
-    return Draft(request, turn.options.stop, tools, head=prompt.head_ids(parts.tokenizer, turn.options.structure))
+    return Draft(request, turn.options.stop, tuple(tool.name for tool in turn.tools))
 
 
 async def draft_stored(
@@ -81,7 +78,7 @@ async def draft_stored(
         pin_key=pin.conversation_key(turn.tenant, ids.conversation_root(conversation)),
         hint=line.hint if line else None,
     )
-    return Draft(request, turn.options.stop, head=prompt.head_ids(parts.tokenizer, turn.options.structure))
+    return Draft(request, turn.options.stop)
 
 
 async def _request(
@@ -93,7 +90,6 @@ async def _request(
     hint: Hint | None,
 ) -> GenerateRequest:
     prompt_ids = await _encode(parts, messages)
-    prompt_ids += prompt.head_ids(parts.tokenizer, turn.options.structure)
     limit = prompt.output_limit(len(prompt_ids), turn.options.max_tokens, parts.model.context_length)
     return GenerateRequest(
         attempt=0,  # drawn for each attempt

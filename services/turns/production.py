@@ -45,7 +45,6 @@ class Production:
             parts.tokenizer,
             draft.stop,
             draft.tools,
-            head=draft.head,
             choice=choice,
             logprobs=draft.request.sampling.logprobs is not None,
         )

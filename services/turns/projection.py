@@ -42,7 +42,6 @@ class Projection:
         tokenizer: of the model.
         stop: stop strings.
         tools: names of the tools that were offered.
-        head: ids of the answer that stood in the prompt already; what follows them is visible to its last blank.
         choice: which of several answers it is.
         logprobs: whether ids come with their log probabilities.
 
@@ -57,7 +56,6 @@ class Projection:
         stop: Sequence[str] = (),
         tools: Sequence[str] = (),
         *,
-        head: Sequence[int] = (),
         choice: int = 0,
         logprobs: bool = False,
     ) -> None:
@@ -65,9 +63,6 @@ class Projection:
         self.crc = 0
         self._tokenizer = tokenizer
         self._detokenizer = IncrementalDetokenizer(tokenizer)
-        self._head = list(head)
-        for token_id in head:
-            self._detokenizer.push(token_id)
         self._choice = choice
         self._book = LogprobBook(tokenizer) if logprobs else None
         self._stops = StopMatcher(stop)
@@ -143,7 +138,7 @@ class Projection:
         """
         if self.is_stopped:
             return self._ids_before_stop()
-        return self._head + self.ids[: len(self.ids) - self._detokenizer.pending]
+        return self.ids[: len(self.ids) - self._detokenizer.pending]
 
     def _take(self, token_id: int) -> str:
         first = len(self.ids) - self._detokenizer.pending  # the first id whose text this one completes
@@ -164,7 +159,7 @@ class Projection:
 
     def _show(self, text: str, first: int) -> str:
         """The part of the text that may be seen now; ``first`` is the place of the first id that it comes from."""
-        if not self._length and not self._head:
+        if not self._length:
             text = text.lstrip()
         if not text:
             return ""
@@ -177,7 +172,7 @@ class Projection:
         while self._units and self._units[-1][0] > len(text):
             self._units.pop()
         length, count = self._units[-1]  # of the first id that touches the stop string
-        kept = self._head + self.ids[:count]
+        kept = self.ids[:count]
         return kept + encode_rest(self._tokenizer, kept, text, text[length:])
 
     def _delta(self, text: str) -> TurnEvent:

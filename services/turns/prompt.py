@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.errors import ContextLengthExceededError, InvalidRequestError
-from cluster.protocol import Structure
 from cluster.tokenizer.template import assistant_ids, message_ids, prefix_ids
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from cluster.tokenizer.tool_calls import call_content
@@ -77,15 +76,6 @@ def _message_ids(tokenizer: ChatGLM3Tokenizer, message: PromptMessage) -> list[i
     if message.ids and message.role == Role.ASSISTANT:
         return [*assistant_ids(tokenizer), *message.ids]  # the model wrote the header itself
     return message_ids(tokenizer, message.role, message.text, message.metadata)
-
-
-def head_ids(tokenizer: ChatGLM3Tokenizer, structure: Structure | None) -> tuple[int, ...]:
-    """The answer's first ids, where they are not left to the model: a structure rules all that it samples.
-
-    The model opens each answer with a newline, which no structure allows for. So the newline ends the prompt then, and
-    is an id of the answer all the same: the next turn's prompt holds it in the same place.
-    """
-    return () if structure is None else tuple(tokenizer.encode_text("\n"))
 
 
 def output_limit(prompt_tokens: int, max_tokens: int | None, context_length: int) -> int:

@@ -20,7 +20,7 @@ def encode_rest(tokenizer: ChatGLM3Tokenizer, kept: Sequence[int], text: str, re
     else its bytes, which always do.
     """
     for ids in _candidates(tokenizer, rest):
-        if tokenizer.decode([*kept, *ids]).lstrip() == text.lstrip():
+        if tokenizer.decode([*kept, *ids]).lstrip() == text:
             return ids
     raise AssertionError("bytes decode to themselves")
 

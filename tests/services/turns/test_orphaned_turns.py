@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import ConversationBusyError, TurnLostError
-from cluster.protocol import SamplingParams, Structure, StructureKind
 from services.backend.scripted import ScriptedBackend
-from services.conversations import codec, ids
+from services.conversations import ids
 from services.conversations.records import Item, TurnState
 from services.conversations.store import Reply, Verdict
 from services.turns.events import EventKind
@@ -28,14 +27,12 @@ class Orphanage:
         self.tokenizer = tokenizer
         self.conversation = self.turn = ""
 
-    async def leave(self, said: str, stop: list[str], structure: Structure | None = None) -> None:
+    async def leave(self, said: str, stop: list[str]) -> None:
         store = self.kit.store
         self.conversation = (await store.create(TENANT, metadata={})).id
         self.turn = ids.new_response(self.conversation)
         question = Item(id=ids.new_item(self.conversation), role="user", text="Tell me", turn=self.turn)
-        sampling = codec.encode(SamplingParams(max_new_tokens=8, structure=structure))
-        request = a_request(input=[question], stop=stop, sampling=sampling)
-        begin = a_begin(self.turn, lease_s=LEASE_S, request=request)
+        begin = a_begin(self.turn, lease_s=LEASE_S, request=a_request(input=[question], stop=stop))
         assert (await store.begin(begin)).verdict is Verdict.OK
         sampled = self.tokenizer.encode_text(said)
         await store.note([a_note(self.turn, 0, sampled, lease_s=LEASE_S)])
@@ -77,17 +74,6 @@ async def test_after_the_lease_the_partial_answer_is_kept_and_the_conversation_g
     assert await orphanage.texts() == ["Tell me", "Once upon", "And now?", "Fine."]
     assert (record.state, record.answer.status) == (TurnState.INCOMPLETE, "incomplete")
     assert str(sampled)[1:-1] in str(prompt)
-
-
-async def test_an_answer_with_a_structure_keeps_the_header_that_its_prompt_held(orphanage):
-    """The journal holds only what was sampled behind it, and the next prompt goes on where that one ended."""
-    await orphanage.leave(" Once upon", [], Structure(kind=StructureKind.JSON_OBJECT))
-    orphanage.now += LEASE_S + 1
-    await orphanage.next_turn()
-    line = await orphanage.kit.store.load(TENANT, orphanage.conversation)
-    encode = orphanage.tokenizer.encode_text
-    assert line.items[1].ids == [*encode("\n"), *encode(" Once upon")]
-    assert line.items[1].text == "  Once upon"
 
 
 async def test_a_journal_with_a_stop_string_is_cut_as_its_owner_would_have(orphanage):
