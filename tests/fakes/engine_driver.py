@@ -7,6 +7,7 @@ from dataclasses import replace
 from cluster.engine.client import StepOutput
 from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
+from cluster.engine.sequence import Sequence, SequenceState
 from cluster.protocol import Finish, FinishReason, GenerateRequest, SamplingParams, Tokens
 from tests.fakes.fake_clock import FakeClock
 from tests.fakes.fake_runner import FakeRunner, expected_output
@@ -46,6 +47,10 @@ def make_request(
     )
 
 
+def _rank(seq: Sequence) -> tuple[int, int]:
+    return seq.priority, seq.arrival
+
+
 class EngineDriver:
     """Submits, steps and checks.
 
@@ -78,10 +83,12 @@ class EngineDriver:
         self.ids[request.attempt] = list(request.output_ids)
 
     def step(self) -> list[StepOutput]:
+        before = self.engine.scheduler.running.copy()
         outputs = self.engine.step()
         for attempt, event in outputs:
             self._take(attempt, event)
         self.check()
+        self._check_preemptions(before)
         return outputs
 
     def run(self, *requests: GenerateRequest) -> list[list[int]]:
@@ -110,6 +117,19 @@ class EngineDriver:
             tenant = self.requests[seq.attempt].tenant
             for page in seq.table.pages:
                 assert tenant_of.setdefault(page, tenant) == tenant, "two tenants share a page"
+
+    def _check_preemptions(self, before: list[Sequence]) -> None:
+        """Assert that who lost its place was not the first of the highest class, unless a higher one has come."""
+        if not before:
+            return
+        spared = min(before, key=_rank)
+        if spared.state is SequenceState.WAITING:
+            assert min(map(_rank, self.engine.scheduler.running)) < _rank(spared), "the oldest was preempted"
+        for seq in before:
+            if seq.state is SequenceState.WAITING:
+                kept = [other for other in before if other.state is SequenceState.RUNNING]
+                lower = [other for other in kept if other.priority > seq.priority and not other.num_preemptions]
+                assert not lower, "a lower class kept its place"
 
     def _take(self, attempt: int, event: object) -> None:
         assert attempt not in self.finishes, "an event came after the last one"
