@@ -5,8 +5,8 @@ it is done where it may die: the kernel ends this process when its timer runs ou
 
 It reads frames from standard input and answers on standard output (four bytes of length, little endian, then msgpack):
 first a ``Vocabulary``, then one ``Structure`` after another, each answered by a ``Reply``. It ends with its input, or
-when nothing is asked for a while. Its arguments are its parent's number and how many seconds of its own time a
-structure may take.
+when nothing is asked for a while. Its arguments are its parent's number, how many seconds of its own time a structure
+may take, and after how many idle seconds it ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from cluster.engine.structure.vocabulary import Vocabulary
 from cluster.protocol import Structure, StructureKind
 
 START_LIMIT_S: Final = 120.0
-IDLE_S: Final = 300.0  # a started worker holds some 250 MB
 MAX_MEMORY: Final = 2**30  # bytes, beside what a started worker has
 MAX_GRAMMAR: Final = 2**25  # bytes of a compiled grammar
 NICENESS: Final = 10  # the engine's threads come first
@@ -105,13 +104,13 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (held + MAX_MEMORY, held + MAX_MEMORY))
 
 
-def _serve(requests: IO[bytes], replies: IO[bytes], diagnostics: int, limit_s: float) -> None:
+def _serve(requests: IO[bytes], replies: IO[bytes], diagnostics: int, limit_s: float, idle_s: float) -> None:
     worker = Worker(msgspec.msgpack.decode(read_frame(requests), type=Vocabulary), diagnostics)
     _limit_memory()
     signal.setitimer(signal.ITIMER_REAL, 0)
     write_frame(replies, msgspec.msgpack.encode(Reply()))
     decoder = msgspec.msgpack.Decoder(Structure)
-    while select.select([requests], [], [], IDLE_S)[0] and (frame := read_frame(requests)):
+    while select.select([requests], [], [], idle_s)[0] and (frame := read_frame(requests)):
         signal.setitimer(signal.ITIMER_PROF, limit_s)  # of this process's own time, however busy the machine is
         reply = worker.compile(decoder.decode(frame))
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -120,8 +119,7 @@ def _serve(requests: IO[bytes], replies: IO[bytes], diagnostics: int, limit_s: f
 
 def main() -> None:
     """Serve standard input. Whatever the library prints is kept from the reader, and from the logs: it may quote."""
-    parent, limit_s = int(sys.argv[1]), float(sys.argv[2])
-    die_with(parent)
+    die_with(int(sys.argv[1]))
     for ends in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(ends, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, START_LIMIT_S)
@@ -131,7 +129,7 @@ def main() -> None:
     diagnostics = os.memfd_create("diagnostics")
     os.dup2(diagnostics, 1)
     os.dup2(diagnostics, 2)
-    _serve(os.fdopen(0, "rb", buffering=0), replies, diagnostics, limit_s)
+    _serve(os.fdopen(0, "rb", buffering=0), replies, diagnostics, limit_s=float(sys.argv[2]), idle_s=float(sys.argv[3]))
 
 
 if __name__ == "__main__":

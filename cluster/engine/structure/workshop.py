@@ -22,17 +22,21 @@ from cluster.engine.structure.vocabulary import Vocabulary
 from cluster.errors import NoReplicaError
 from cluster.protocol import Structure
 
+IDLE_S: Final = 300.0  # a worker holds some 250 MB
 LIMIT_S: Final = 5.0  # usual schemas take 0.3 at ChatGLM3's vocabulary
 
 log = structlog.get_logger(__name__)
 
 
 class Workshop:
-    """Compiles structures in a process of its own, each within ``limit_s`` of that process's computing time."""
+    """Compiles structures in a process of its own, each within ``limit_s`` of that process's computing time.
 
-    def __init__(self, vocabulary: Vocabulary, *, limit_s: float = LIMIT_S) -> None:
+    The process ends when nothing was asked for ``idle_s``.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, limit_s: float = LIMIT_S, idle_s: float = IDLE_S) -> None:
         self._vocabulary = vocabulary
-        self._limit_s = limit_s
+        self._arguments = [str(os.getpid()), str(limit_s), str(idle_s)]
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # between ``close`` and a start
         self._is_closed = False
@@ -83,7 +87,7 @@ class Workshop:
             if self._is_closed:
                 raise _closed()
             self._process = subprocess.Popen(  # noqa: S603 -- nothing in it comes from a request
-                [sys.executable, "-P", "-m", "cluster.engine.structure.worker", str(os.getpid()), str(self._limit_s)],
+                [sys.executable, "-P", "-m", "cluster.engine.structure.worker", *self._arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": _import_path(), "OMP_NUM_THREADS": "1"},
