@@ -11,21 +11,23 @@ from torch import Tensor
 from cluster.engine.plan import SamplingColumns, StepResult
 from cluster.engine.sampling.adjust import adjust
 from cluster.engine.sampling.draw import Filters, draw
-from cluster.engine.sampling.logprobs import report, set_aside
+from cluster.engine.sampling.logprobs import report
 
 
 def sample(logits: Tensor, columns: SamplingColumns) -> StepResult:
-    """Draw one id per row of ``logits`` [S, V], any floating dtype; float32 ones may be overwritten."""
+    """Draw one id per row of ``logits`` [S, V], any floating dtype."""
     scores = logits.float()
     # Extremes pass NaN on, and cost a tenth of isfinite over the row.
     finite = torch.isfinite(scores.amax(-1)) & torch.isfinite(scores.amin(-1))
-    raw = None if columns.logprobs is None else set_aside(scores, columns.logprobs)
-    exhausted = None if columns.adjustments is None else adjust(scores, columns.adjustments)
+    exhausted = None
+    if columns.adjustments is not None:
+        scores = scores.clone() if scores is logits else scores
+        exhausted = adjust(scores, columns.adjustments)
     filters = Filters(columns.temperature, columns.top_p, columns.top_k, columns.min_p)
     ids = draw(scores, filters, columns.uniform)
     return StepResult(
         token_ids=ids.to(torch.int32).cpu().numpy(),
         finite=finite.cpu().numpy(),
         exhausted=None if exhausted is None else exhausted.cpu().numpy(),
-        logprobs=None if raw is None else report(raw, ids),
+        logprobs=None if columns.logprobs is None else report(logits, columns.logprobs, ids),
     )
