@@ -8,7 +8,10 @@ it is computed by scalar code, whose exponential differs). So the loops get one 
 and the promise is checked with the model itself when the runner is made; were it broken, tiles would hold one token.
 
 Equal bits are promised for equal weights, dtype, page size, torch and kind of processor, and on CPU for the same number
-of threads.
+of threads (float32 and bfloat16 had the same bits with one to four where it was tried). On CUDA nothing was tried yet.
+
+The price, measured on one CPU core with 8 layers of width 512: 2 to 4 times the time of the default mode in bfloat16
+(one decoding row 3.4, 8 rows 2.4, 32 rows 2.1, a prompt of 512 tokens 4.0) and 1.8 to 3 times in float32.
 """
 
 from __future__ import annotations

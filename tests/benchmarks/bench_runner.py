@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from cluster.engine.deterministic import DeterministicRunner
 from cluster.engine.randomness import uniform
 from cluster.engine.runner import ModelRunner
 from cluster.model.loader import load_model
@@ -70,6 +71,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--context", type=int, default=128, help="tokens in the cache before the measured steps")
+    parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--prefill", type=int, default=512, help="length of the cold prompt")
     parser.add_argument("--repeat", type=int, default=5)
@@ -90,7 +92,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = load_model(args.checkpoint, getattr(torch, args.dtype), args.device)
     pages = max(args.rows) * -(-(args.context + args.steps) // PAGE_SIZE) + args.prefill // PAGE_SIZE + 2
-    runner = ModelRunner(model, num_pages=pages, page_size=PAGE_SIZE)
+    runner_class = DeterministicRunner if args.deterministic else ModelRunner
+    runner = runner_class(model, num_pages=pages, page_size=PAGE_SIZE)
     rates: dict[int, list[float]] = {rows: [] for rows in args.rows}
     prefills = []
     for _ in range(args.repeat):

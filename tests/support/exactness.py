@@ -15,7 +15,7 @@ from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
 from cluster.engine.plan import StepPlan, StepResult
 from cluster.engine.runner import ModelRunner
-from cluster.protocol import Finish, FinishReason, GenerateRequest, SamplingParams, Tokens
+from cluster.protocol import Finish, FinishReason, GenerateRequest, Logprobs, SamplingParams, Tokens
 from tests.fakes.fake_clock import FakeClock
 from tests.support.random_model import SHAPE
 
@@ -39,6 +39,7 @@ class Ask:
     seed: int = 0
     wait: int = 0
     forced: tuple[int, ...] = ()
+    logprobs: int | None = None
 
     @property
     def num_pages(self) -> int:
@@ -53,6 +54,7 @@ class Ask:
             top_k=self.top_k,
             top_p=self.top_p,
             seed=self.seed,
+            logprobs=self.logprobs,
         )
         return GenerateRequest(
             attempt=attempt,
@@ -75,9 +77,10 @@ class Drawn:
 
 @dataclass
 class Outcome:
-    """What the engine did: for each ask its draws, and the counters at the end."""
+    """What the engine did: for each ask its draws and what it told of them, and the counters at the end."""
 
     draws: list[list[Drawn]]
+    logprobs: list[list[Logprobs]]
     stats: EngineStats
     chunks: int = 0  # steps in which a row computed several tokens and did not draw
 
@@ -110,6 +113,7 @@ class Lab:
         engine = _RecordingEngine(_Part(self.runner, num_pages, bug), budget, lambda: self._seen)
         waiting = sorted(enumerate(asks), key=lambda item: item[1].wait)
         ids = {attempt: list(ask.forced) for attempt, ask in enumerate(asks)}
+        told: list[list[Logprobs]] = [[] for _ in asks]
         steps = 0
         while waiting or engine.has_work:
             while waiting and (waiting[0][1].wait <= steps or not engine.has_work):
@@ -118,6 +122,7 @@ class Lab:
             for attempt, event in engine.step():
                 if isinstance(event, Tokens):
                     ids[attempt] += event.ids
+                    told[attempt] += event.logprobs or []
                 if isinstance(event, Finish):
                     assert event.reason is FinishReason.LENGTH, event.error
             steps += 1
@@ -125,7 +130,7 @@ class Lab:
         draws = [engine.draws.get(attempt, []) for attempt in range(len(asks))]
         for attempt, ask in enumerate(asks):
             assert ids[attempt] == [*ask.forced, *(drawn.token_id for drawn in draws[attempt])]
-        return Outcome(draws, engine.stats(), engine.chunks)
+        return Outcome(draws, told, engine.stats(), engine.chunks)
 
 
 @dataclass

@@ -102,6 +102,21 @@ def test_more_threads_than_a_tile_can_be_shared_among_do_not_break_rows():
         assert torch.equal(logits, tapped.whole(PROMPT[:20]))
 
 
+def test_a_sequence_with_broken_numbers_leaves_the_bits_of_its_neighbours(tapped):
+    """NaN stays in its own rows of a tile, and in the pages it leaves behind nobody sees it."""
+    bad_id = SHAPE.padded_vocab_size - 1  # not in the prompt
+    weight = tapped.runner.model.transformer.embedding.word_embeddings.weight
+    kept = weight[bad_id].clone()
+    weight[bad_id] = float("nan")
+    bad, good = Held(), Held()
+    broken, sound = tapped.logits(Feed(bad, [5, bad_id, 6]), Feed(good, PROMPT[:30]))
+    weight[bad_id] = kept
+    tapped.stepper.release(bad)
+    assert broken.isnan().all()
+    assert torch.equal(sound, tapped.whole(PROMPT[:30]))
+    tapped.stepper.release(good)
+
+
 class Unfair(torch.nn.Module):
     """A linear whose rows differ by where they stand, as a kernel's may that handles the last rows apart."""
 

@@ -192,3 +192,12 @@ def test_bugs_do_not_pass_for_near_ties(default, bug):
 def test_near_ties_are_near(ask, logits, uniform, expected):
     """Two best within 1e-4 where the best is taken; a uniform within 1e-5 of an edge where it is drawn."""
     assert is_near_tie(ask, Drawn(0, torch.tensor(logits), uniform)) is expected
+
+
+def test_log_probabilities_have_the_same_bits_too(exact):
+    """What is told of a draw does not depend on who else draws."""
+    mix = [replace(ask, logprobs=2 + number) for number, ask in enumerate(BUSY[:3])]
+    outcome = exact.together(mix, budget=BUSY_BUDGET, num_pages=BUSY_PAGES)
+    for ask, told in zip(mix, outcome.logprobs, strict=True):
+        assert len(told) == ask.outputs
+        assert told == exact.together([ask], budget=200, num_pages=POOL_PAGES).logprobs[0]
