@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +36,8 @@ MAX_KEPT_BYTES: Final = 2**28  # of compiled grammars
 MAX_WAITING: Final = 64  # structures to compile
 _REFUSAL_BYTES: Final = 1024  # about what keeping a reason costs
 
+_NICENESS: Final = 10
+
 _Key = tuple[str, bytes]
 
 
@@ -45,7 +50,7 @@ class _Refused:
 
 
 class StructureCompiler:
-    """Makes guides. All methods belong to one event loop; the work is done in a thread and a process behind it.
+    """Makes guides. All methods belong to one event loop; a thread does the work, after a process has tried it.
 
     Args:
         load_vocabulary: called once, in the thread, when the first structure comes.
@@ -71,7 +76,7 @@ class StructureCompiler:
         self._turn = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # per tenant
         self._is_stopping = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structures")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structures", initializer=_step_back)
 
     async def guide(self, request: GenerateRequest) -> Guide | None:
         """The guide of a request, at its start; None where free text is asked for.
@@ -80,7 +85,7 @@ class StructureCompiler:
             InvalidRequestError: the structure is wrong, impossible or too expensive, or xgrammar is not installed.
             OverloadedError: too many structures wait to be compiled.
             CheckpointError: the tokenizer cannot be read.
-            NoReplicaError: the engine is stopping, or the compiling process does not start.
+            NoReplicaError: the engine is stopping, or the process that tries structures does not start.
         """
         structure = request.sampling.structure
         if structure is None:
@@ -92,7 +97,7 @@ class StructureCompiler:
         return grammar.guide(request.sampling.stop_ids)
 
     async def stop(self) -> None:
-        """End the compiling process; requests that wait for it are refused. May be repeated."""
+        """End thread and process; requests that wait for it are refused. May be repeated."""
         if self._is_stopping:
             return
         self._is_stopping = True
@@ -150,6 +155,12 @@ class StructureCompiler:
         self._kept_bytes += compiled.size
         while self._kept_bytes > self._max_kept_bytes:
             self._kept_bytes -= self._kept.popitem(last=False)[1].size
+
+
+def _step_back() -> None:
+    """Let the engine's thread come first; on Linux a thread has a priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _check(structure: Structure) -> None:

@@ -1,4 +1,4 @@
-"""Messages between an engine and the process that compiles its structures.
+"""Messages between an engine and the process that tries its structures.
 
 On the pipe: four bytes of length, little endian, then that many bytes. The end of the pipe is no message.
 """
@@ -13,9 +13,8 @@ _PREFIX = 4
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A compiled grammar as xgrammar serializes it, or the reason why there is none, in a sentence."""
+    """Why a structure cannot be used, in a sentence; empty when it can."""
 
-    grammar: str = ""
     error: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Compiled structures in the engine's process: taken over from the one that compiles, and given out as guides.
+"""Compiled structures in the engine's process: compiled once they were found harmless, and given out as guides.
 
 Importing this module loads xgrammar.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import xgrammar
 
-from cluster.engine.structure.grammars import tokenizer_info
+from cluster.engine.structure.grammars import grammar_of, tokenizer_info
 from cluster.engine.structure.guide import GrammarGuide, GuideTables
 from cluster.engine.structure.vocabulary import Vocabulary
 from cluster.engine.structure.workshop import Workshop
@@ -30,17 +30,17 @@ class Grammar:
 
 
 class Toolkit:
-    """Compiles structures for one vocabulary, in ``workshop``. Blocks; one thread."""
+    """Compiles structures for one vocabulary that ``workshop`` has tried. Blocks; one thread."""
 
     def __init__(self, vocabulary: Vocabulary, workshop: Workshop) -> None:
         self._workshop = workshop
         self._tables = GuideTables.of(vocabulary)
-        self._info = tokenizer_info(vocabulary)
+        # Kept by us, per tenant. One thread, which is ours: the engine needs the cores more.
+        self._compiler = xgrammar.GrammarCompiler(tokenizer_info(vocabulary), max_threads=1, cache_enabled=False)
 
     def compile(self, structure: Structure) -> Grammar | str:
-        """A grammar, or the reason why there is none. Raises NoReplicaError as ``Workshop.compile``."""
-        reply = self._workshop.compile(structure)
-        if reply.error:
-            return reply.error
-        compiled = xgrammar.CompiledGrammar.deserialize_json(reply.grammar, self._info)
+        """A grammar, or the reason why there is none. Raises NoReplicaError as ``Workshop.try_out``."""
+        if fault := self._workshop.try_out(structure):
+            return fault
+        compiled = self._compiler.compile_grammar(grammar_of(structure))
         return Grammar(compiled, self._tables, compiled.memory_size_bytes)

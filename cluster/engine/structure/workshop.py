@@ -1,4 +1,4 @@
-"""The compiling process as its owner sees it: started when needed, replaced when it died.
+"""The process that tries structures, as its owner sees it: started when needed, replaced when it died.
 
 Everything here blocks and belongs to one thread, except ``close``. A worker that is gone has either ended because it
 was idle, which is made good by another one, or it died of the structure it was given, which is the structure's fault.
@@ -23,13 +23,13 @@ from cluster.errors import NoReplicaError
 from cluster.protocol import Structure
 
 IDLE_S: Final = 300.0  # a worker holds some 250 MB
-LIMIT_S: Final = 5.0  # usual schemas take 0.3 at ChatGLM3's vocabulary
+LIMIT_S: Final = 2.0  # usual schemas take 0.3 at ChatGLM3's vocabulary
 
 log = structlog.get_logger(__name__)
 
 
 class Workshop:
-    """Compiles structures in a process of its own, each within ``limit_s`` of that process's computing time.
+    """Tries structures in a process of its own, each within ``limit_s`` of that process's computing time.
 
     The process ends when nothing was asked for ``idle_s``.
     """
@@ -42,8 +42,8 @@ class Workshop:
         self._is_closed = False
         self._is_greeted = False  # the worker has the vocabulary and said so
 
-    def compile(self, structure: Structure) -> Reply:
-        """The compiled grammar, or the reason why there is none.
+    def try_out(self, structure: Structure) -> str:
+        """The reason why a structure cannot be used, in a sentence; empty when it can.
 
         Raises:
             NoReplicaError: no worker can be had, or ``close`` was called.
@@ -53,11 +53,11 @@ class Workshop:
         if not answer and status == 0:  # it had gone to sleep before it read the structure
             answer, status = self._ask(payload)
         if answer:
-            return msgspec.msgpack.decode(answer, type=Reply)
+            return msgspec.msgpack.decode(answer, type=Reply).error
         if self._is_closed:
             raise _closed()
         log.warning("structure.worker_died", status=status, kind=structure.kind.value, size=len(structure.text))
-        return Reply(error=_cause(status))
+        return _cause(status)
 
     def close(self) -> None:
         """End the worker, whatever it does, and start no other. From any thread; ``clear`` must follow."""
@@ -113,7 +113,7 @@ class Workshop:
         if self._is_closed:
             raise _closed()
         log.error("structure.worker_does_not_start", status=status)
-        raise NoReplicaError("The process that compiles structures does not start.", retry_after_s=5.0)
+        raise NoReplicaError("The process that tries structures does not start.", retry_after_s=5.0)
 
     def _bury(self, process: subprocess.Popen[bytes]) -> int:
         with self._lock:
@@ -141,4 +141,4 @@ def _closed() -> NoReplicaError:
 def _cause(status: int) -> str:
     if status == -signal.SIGPROF:
         return "It takes too long to compile."
-    return "Compiling it needs more memory than is allowed."
+    return "Compiling it ended the process that tried."

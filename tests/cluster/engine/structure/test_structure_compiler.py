@@ -14,7 +14,6 @@ from cluster.engine.async_engine import ThreadedEngine
 from cluster.engine.guide import replay
 from cluster.engine.structure import compiler as compiler_module
 from cluster.engine.structure.compiler import StructureCompiler
-from cluster.engine.structure.frames import Reply
 from cluster.engine.structure.workshop import Workshop
 from cluster.errors import CheckpointError, InvalidRequestError, NoReplicaError, OverloadedError
 from cluster.protocol import FinishReason, GenerateRequest, SamplingParams, Structure, StructureKind
@@ -34,24 +33,24 @@ def asking(
 
 
 class Bench:
-    """Stands in for the compiling process: answers when told to, and knows what it was asked in which order."""
+    """Stands in for the process that tries structures: answers when told to, and knows what it was asked in which order."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.gate = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def compile(self, structure: Structure) -> Reply:
+    def try_out(self, structure: Structure) -> str:
         self.asked.append(structure.text)
         asyncio.run_coroutine_threadsafe(self.gate.wait(), self._loop).result(60)
-        return Reply(grammar=compiled(structure).serialize_json())
+        return ""
 
 
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench()
     monkeypatch.setattr(Workshop, "start", lambda _: None)
-    monkeypatch.setattr(Workshop, "compile", lambda _, structure: bench.compile(structure))
+    monkeypatch.setattr(Workshop, "try_out", lambda _, structure: bench.try_out(structure))
     return bench
 
 
@@ -77,7 +76,7 @@ async def refusal(compiler: StructureCompiler, request: GenerateRequest) -> str:
     return str(raised.value)
 
 
-async def test_compiling_process() -> None:
+async def test_structures_are_tried_first() -> None:
     """One that works, wrong ones with the library's reason, one that takes for ever, and one that works again."""
     async with compiling(limit_s=0.4) as compiler:
         guide = await compiler.guide(asking("[0-9]+"))
@@ -98,10 +97,10 @@ async def test_a_worker_that_ended_in_idleness_is_replaced() -> None:
     workshop = Workshop(VOCABULARY, idle_s=0.5)
     structure = Structure(kind=StructureKind.REGEX, text="a")
     try:
-        assert (await asyncio.to_thread(workshop.compile, structure)).grammar
+        assert await asyncio.to_thread(workshop.try_out, structure) == ""
         first = workshop._process
         assert await asyncio.to_thread(first.wait, 60) == 0
-        assert (await asyncio.to_thread(workshop.compile, structure)).grammar
+        assert await asyncio.to_thread(workshop.try_out, structure) == ""
         assert workshop._process is not first
     finally:
         workshop.close()
@@ -127,7 +126,7 @@ async def test_without_xgrammar_a_structure_is_refused(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("text", ["a" * (compiler_module.MAX_TEXT + 1), "\ud800"])
 async def test_unreasonable_texts_are_refused_at_once(bench: Bench, text: str) -> None:
-    """Too long, or no Unicode: the compiling process never sees them."""
+    """Too long, or no Unicode: the process that tries them never sees them."""
     async with compiling() as compiler:
         await refusal(compiler, asking(text))
     assert bench.asked == []
