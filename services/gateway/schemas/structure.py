@@ -51,6 +51,12 @@ def _read(document: Any) -> dict[str, Any]:
     return _bounded(document)
 
 
+def _short(choices: list[str]) -> list[str]:
+    if len(choice_grammar(choices)) > MAX_CHARS:
+        raise PydanticCustomError("too_long", f"All choices together should have at most {MAX_CHARS} characters")
+    return choices
+
+
 FormatName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARS)]
 Choice = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -134,7 +140,7 @@ class StructuredOutputs(RequestBody):
 
     definition: Annotated[dict[str, Any], BeforeValidator(_read)] | None = Field(None, alias="json")
     regex: Text | None = None
-    choice: Annotated[list[Choice], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
+    choice: Annotated[list[Choice], Field(min_length=1, max_length=MAX_CHOICES), AfterValidator(_short)] | None = None
     grammar: Text | None = None
     json_object: bool | None = None
 

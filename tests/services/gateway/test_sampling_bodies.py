@@ -102,6 +102,7 @@ WRONG: list[Refusal] = [
     ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
     ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
     ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice[1]"),
+    ({"structured_outputs": {"choice": [c * 4000 for c in "abcdefghijklmnopqrst"]}}, "structured_outputs.choice"),
     ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
     ({"structured_outputs": {"json": 5}}, "structured_outputs.json"),
     ({"structured_outputs": {"json": DEEP}}, "structured_outputs.json"),
