@@ -1,4 +1,4 @@
-"""The engine in a thread against the engine in a process: ids per second, delay of an event, memory.
+"""The engine in a thread against the engine in a process: ids per second, delay of an event, computing time, memory.
 
     python -m tests.benchmarks.bench_engine_process [--model FOLDER] [--rounds 3]
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -150,17 +151,24 @@ async def read_once(options: argparse.Namespace) -> dict[str, float]:
     engine, sink = make_engine(options.kind, options), Sink(options.loop_us)
     await engine.start(sink)
     await sink.drive(engine, make_requests(options.rows, 8))
+    pids = {"replica": os.getpid()} | ({"engine": engine.pid or 0} if isinstance(engine, ProcessEngine) else {})
+    before = {name: cpu_s(pid) for name, pid in pids.items()}
     rate = await sink.drive(engine, make_requests(options.rows, options.tokens))
-    delays = sorted(sink.delays_us)
-    memory = {"replica_mib": pss_mib("self")}
-    if isinstance(engine, ProcessEngine):
-        memory["engine_mib"] = pss_mib(str(engine.pid))
+    cpu = {f"{name}_cpu_us": (cpu_s(pid) - before[name]) / sink.ids * 1e6 for name, pid in pids.items()}  # per id
+    memory = {f"{name}_mib": pss_mib(pid) for name, pid in pids.items()}
     await engine.stop()
+    delays = sorted(sink.delays_us)
     delay = {} if options.model else {"delay_us": delays[len(delays) // 2], "delay_p99_us": delays[-len(delays) // 100]}
-    return {"rate": rate, **delay, **memory}
+    return {"rate": rate, **delay, **cpu, **memory}
 
 
-def pss_mib(pid: str) -> float:
+def cpu_s(pid: int) -> float:
+    """Seconds of computing time that a process has had, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def pss_mib(pid: int) -> float:
     """Proportional set size of a process."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
