@@ -32,12 +32,11 @@ class Followers:
         # Per leader: tokens it must have computed, the follower's arrival, the follower.
         self._held: dict[Sequence, list[tuple[int, int, Sequence]]] = {}
 
-    def watch(self, running: Iterable[Sequence]) -> None:
-        """Take those of ``running`` that compute a prompt for possible leaders of this step, and no others."""
+    def watch(self, prompts: Iterable[Sequence]) -> None:
+        """Take ``prompts``, which are being computed in the batch, for the possible leaders of this step."""
         self._leaders.clear()
-        for seq in running:
-            if len(seq.token_ids) - seq.num_computed > 1:
-                self.add_leader(seq)
+        for seq in prompts:
+            self.add_leader(seq)
 
     def add_leader(self, seq: Sequence) -> None:
         """Take ``seq``, which came into the batch, for a possible leader too."""

@@ -117,7 +117,7 @@ class Planner:
             if seq.state is SequenceState.WAITING:
                 self.waiting.put_back(seq)
         self._schedule_decodes(step)
-        if self.waiting.has_line or len(step.decodes) < len(self.running):
+        if len(step.decodes) < len(self.running) or self._may_come():
             self._fill(step)
         # Whoever was preempted after it was scheduled has nothing to compute.
         return [seq for seq in step.decodes if seq.num_scheduled], [seq for seq in step.prefills if seq.num_scheduled]
@@ -139,16 +139,16 @@ class Planner:
     def _fill(self, step: Step) -> None:
         """Give what is left of the budget to prompts, in the batch and from the queue, in one order."""
         prompts: GrowingHeap[Sequence] = GrowingHeap(lambda seq: (seq.priority, seq.account.count, seq.arrival))
-        for seq in self.running:
-            if not seq.num_scheduled:
-                prompts.push(seq)
-        step.promised = sum([self._missing(seq) for seq in self.running])
-        if self.waiting.has_line:
-            self.followers.watch(self.running)
+        begun = [seq for seq in self.running if not seq.num_scheduled]
+        for seq in begun:
+            prompts.push(seq)
+        step.promised = sum([self._missing(seq) for seq in begun])  # decodes have what they need
+        self.followers.watch(begun)
         while step.budget > 0:
             running, head = prompts.peek(), None if step.is_closed else self._next()
             if head is not None and (running is None or _goes_before(head, running)):
-                step.is_closed = not self._take_in(step, head)
+                if not self._take_in(step, head):
+                    step.is_closed = True
             elif running is not None:
                 prompts.remove(running)
                 self._continue(step, running)
@@ -198,7 +198,6 @@ class Planner:
             return False
         while not self.blocks.grow(seq.table, seq.num_computed + num_tokens):
             assert len(self.running) > 1, "a sequence that runs alone fits the pool"
-            step.is_closed = True
             victim = preemption.victim(self.running)
             self._preempt(step, victim)
             if victim is seq:
@@ -207,6 +206,7 @@ class Planner:
         return True
 
     def _preempt(self, step: Step, seq: Sequence) -> None:
+        step.is_closed = True  # or it might come back, into the step that has it already
         if seq.num_scheduled and step.is_charged:
             seq.account.charge(-_cost(seq))
         if seq.num_scheduled > 1:
@@ -231,6 +231,11 @@ class Planner:
         if len(heads) < 2 or self._is_below_share(heads[0]) or not self._is_below_share(heads[1]):
             return heads[0] if heads else None
         return heads[1]
+
+    def _may_come(self) -> bool:
+        """Whether the queue's next could find a slot. Most steps of a full batch end here."""
+        head = self._next()
+        return head is not None and (len(self.running) < self.config.max_num_seqs or self._may_displace(head))
 
     def _is_below_share(self, seq: Sequence) -> bool:
         slots = self.config.max_num_seqs * self.accounts.share(seq.account)
@@ -279,7 +284,7 @@ class Planner:
         return Size(slots=len(self.running) + 1 - self.config.max_num_seqs, pages=self._missing(seq) - pages)
 
     def _may_displace(self, seq: Sequence) -> bool:
-        return self._is_below_share(seq) or any(other.priority > seq.priority for other in self.running)
+        return self._is_below_share(seq) or max([other.priority for other in self.running], default=0) > seq.priority
 
     def _displace(self, step: Step, seq: Sequence) -> bool:
         """Preempt those who must make room for ``seq``; False, and nobody went, if that would not be right."""
