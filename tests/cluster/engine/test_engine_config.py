@@ -21,6 +21,7 @@ VALID = EngineConfig(model_id="m", context_length=128, vocab_size=50)
         ("vocab_size", -1),
         ("max_num_seqs", 0),
         ("max_waiting", 0),
+        ("max_prefill_while_decoding", 0),
         ("max_wait_s", 0.0),
         ("max_wait_s", float("nan")),
         ("max_batched_tokens", 0),

@@ -36,6 +36,14 @@ def with_sampling(**changes: object) -> GenerateRequest:
         (with_sampling(top_p=math.nan), "top_p"),
         (with_sampling(top_k=-1), "top_k"),
         (with_sampling(top_k=2**31), "top_k"),
+        (make_request(1, [1], priority=101), "priority"),
+        (make_request(1, [1], priority=-101), "priority"),
+        (make_request(1, [1], weight=0.0), "weight"),
+        (make_request(1, [1], weight=math.inf), "weight"),
+        (make_request(1, [1], weight=math.nan), "weight"),
+        (make_request(1, [1], deadline_s=math.nan), "deadline_s"),
+        (msgspec.structs.replace(make_request(1, [1]), keep_s=-1.0), "keep_s"),
+        (msgspec.structs.replace(make_request(1, [1]), keep_s=math.inf), "keep_s"),
     ],
 )
 def test_wrong_field_is_named(request_: GenerateRequest, param: str) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from cluster.engine.sequence import Sequence
@@ -235,3 +236,26 @@ def test_stats_count_what_happened() -> None:
     stats = driver.engine.stats()
     assert (stats.prompt_tokens, stats.cached_tokens, stats.output_tokens) == (30, 8, 21)
     assert (stats.pages_total, stats.pages_active, stats.pages_cached) == (39, 0, 8)
+
+
+def test_wish_to_keep_the_pages_reaches_the_cache() -> None:
+    """The pages of a request with keep_s outlive later ones of its tenant without."""
+    driver = EngineDriver(num_pages=14)
+    kept = msgspec.structs.replace(make_request(1, list(range(16)), max_new_tokens=1), keep_s=60.0)
+    driver.run(kept)
+    for i in range(2, 6):
+        driver.run(make_request(i, [i] * 20, max_new_tokens=1))
+    driver.run(make_request(9, list(range(16)), max_new_tokens=1))
+    assert driver.finishes[9].usage.cached_tokens == 12
+
+
+def test_deadlines_are_forgotten_with_their_sequences() -> None:
+    """Any number of requests with deadlines may end in time and leave nothing behind."""
+    driver = EngineDriver()
+    for i in range(20):
+        driver.run(make_request(i, [1], deadline_s=1e6, max_new_tokens=1))
+    driver.submit(make_request(99, [1], deadline_s=5.0, max_new_tokens=9))
+    driver.clock.now += 6.0
+    driver.step()
+    assert driver.finishes[99].error == "deadline_exceeded"
+    assert len(driver.engine.scheduler._deadlines) < 4
