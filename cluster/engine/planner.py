@@ -11,42 +11,22 @@ share is taken before one that has begun but whose tenant has its share, and may
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cluster.engine import preemption
 from cluster.engine.block_manager import BlockManager
 from cluster.engine.config import EngineConfig
-from cluster.engine.fairness import CACHED, COMPUTED, OUTPUT, Accounts
+from cluster.engine.fairness import CACHED, OUTPUT, Accounts
 from cluster.engine.followers import Followers
 from cluster.engine.growing_heap import GrowingHeap
 from cluster.engine.pace import QueuePace
 from cluster.engine.preemption import Shares, Size
 from cluster.engine.queue import Queue
 from cluster.engine.sequence import Sequence, SequenceState
+from cluster.engine.step import Step, cost
 
 MAX_HELD_PER_STEP = 8  # matching a prompt costs about 1 µs per page, and a thousand equal ones may arrive at once
 _EPSILON = 1e-9
-
-
-@dataclass(slots=True)
-class Step:
-    """A step being decided.
-
-    Attributes:
-        budget: tokens that may still be computed.
-        promised: pages that running prompts will still ask for.
-        is_charged: whether what is scheduled so far was charged.
-        is_closed: whether nobody else comes into the batch.
-        num_held: sequences held back for another's pages.
-    """
-
-    budget: int
-    promised: int = 0
-    is_charged: bool = False
-    is_closed: bool = False
-    num_held: int = 0
-    decodes: list[Sequence] = field(default_factory=list)
-    prefills: list[Sequence] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +151,7 @@ class Planner:
         step.prefills.append(seq)
         step.budget -= seq.num_scheduled
         step.promised -= before - self._missing(seq)
-        seq.account.charge(_cost(seq))
+        seq.account.charge(cost(seq))
 
     def _chunk(self, seq: Sequence, budget: int) -> int:
         """Tokens of the next chunk; it ends with the prompt or, if it can, with a page."""
@@ -208,7 +188,7 @@ class Planner:
     def _preempt(self, step: Step, seq: Sequence) -> None:
         step.is_closed = True  # or it might come back, into the step that has it already
         if seq.num_scheduled and step.is_charged:
-            seq.account.charge(-_cost(seq))
+            seq.account.charge(-cost(seq))
         if seq.num_scheduled > 1:
             step.budget += seq.num_scheduled
         step.promised -= self._missing(seq)
@@ -310,39 +290,7 @@ class Planner:
         self.followers.add_leader(seq)
         self._schedule_chunk(step, seq)
 
-    # -- checking ---------------------------------------------------------------------------------------------------
-
-    def debug_check(self) -> None:
-        """Assert the invariants of queue, batch, accounts and pages between two steps. O(everything); for tests."""
-        assert len(self.running) <= self.config.max_num_seqs, "the batch is too large"
-        assert len(set(self.running)) == len(self.running), "a sequence runs twice"
-        for seq in self.waiting.ordered():
-            assert seq.state is SequenceState.WAITING, "the queue holds a sequence that does not wait"
-            assert not seq.num_computed + len(seq.table.pages), "a waiting sequence holds pages"
-        for seq in self.running:
-            assert seq.state is SequenceState.RUNNING, "the batch holds a sequence that does not run"
-            seq.debug_check(self.config.page_size)
-        self.waiting.debug_check()
-        self.followers.debug_check(self.waiting.held)
-        self._check_accounts()
-        self.blocks.debug_check([seq.table for seq in self.running])
-
-    def _check_accounts(self) -> None:
-        present: dict[str, tuple[int, int]] = {}
-        for seq in [*self.running, *self.waiting.ordered()]:
-            total, running = present.get(seq.account.tenant, (0, 0))
-            present[seq.account.tenant] = total + 1, running + (seq.state is SequenceState.RUNNING)
-            assert self.accounts.get(seq.account.tenant) is seq.account, "a tenant has two accounts"
-        self.accounts.debug_check(present)
-
 
 def _goes_before(head: Sequence, running: Sequence) -> bool:
     """Whether the queue's next gets tokens before a prompt in the batch; of one tenant, what runs goes first."""
     return (head.priority, head.account.count) < (running.priority, running.account.count)
-
-
-def _cost(seq: Sequence) -> float:
-    """Of what is scheduled. A decode's token was paid for when it was drawn."""
-    if seq.num_remaining == 1:
-        return OUTPUT
-    return COMPUTED * seq.num_scheduled + (OUTPUT if seq.is_drawing else 0.0)

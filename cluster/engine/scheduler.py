@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from cluster.engine import limits
+from cluster.engine import invariants, limits
 from cluster.engine.admission import Admission
 from cluster.engine.batch import Batch, build
 from cluster.engine.block_manager import BlockManager
@@ -244,7 +244,7 @@ class Scheduler:
 
     def debug_check(self) -> None:
         """Assert the invariants of queue, batch and pages between two steps. O(everything); for tests."""
-        self.planner.debug_check()
+        invariants.check(self.planner)
         members = {seq.attempt for seq in (*self.running, *self.waiting.ordered())}
         assert members == set(self._sequences), "a sequence is lost"
         noted = set(self._deadlines)
