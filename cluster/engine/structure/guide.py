@@ -75,6 +75,11 @@ class GrammarGuide(Guide):
         self._allowance_s = GRACE_S
 
     @property
+    def is_broken(self) -> bool:
+        """Whether it has given the answer up: that took too much time, or xgrammar could not go on."""
+        return self._is_broken
+
+    @property
     def is_ended(self) -> bool:
         """See ``Guide.is_ended``."""
         return not self._is_broken and self._matcher.is_completed()

@@ -135,5 +135,6 @@ def test_an_answer_that_costs_too_much_ends(monkeypatch: pytest.MonkeyPatch) -> 
     follower = guide(StructureKind.REGEX, "a*")
     assert follower.accept(VOCABULARY.byte_id(0x0A))
     assert allowed(follower) == set()
-    assert (follower.is_ended, follower.accept(VOCABULARY.byte_id(ord("a")))) == (False, False)
+    assert (follower.is_broken, follower.is_ended) == (True, False)
+    assert not follower.accept(VOCABULARY.byte_id(ord("a")))
     assert allowed(follower) == set()
