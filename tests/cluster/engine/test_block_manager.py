@@ -242,6 +242,29 @@ def test_wish_ends() -> None:
     assert [found(manager, [i] * 9) for i in (1, 2, 3)] == [0, 8, 8]
 
 
+def test_wish_lasts_to_its_end() -> None:
+    """A wish ends with the second in which it was to end, never before."""
+    manager = make_manager(num_pages=5)
+    manager.release(computed(manager, [1] * 8), keep_until=59.5)
+    manager.observe(59.4)
+    for i in (2, 3):
+        manager.release(computed(manager, [i] * 8))
+    assert found(manager, [1] * 9) == 8
+
+
+def test_use_after_a_wish_makes_a_path_young() -> None:
+    """A conversation that goes on after its wish ended is evicted by its new use, not by its old wish."""
+    manager = make_manager(num_pages=5)
+    manager.release(computed(manager, [1] * 8), keep_until=10.0)
+    manager.release(computed(manager, [2] * 8), keep_until=30.0)
+    manager.observe(11.0)
+    assert found(manager, [1] * 9) == 8
+    manager.observe(31.0)
+    held = computed(manager, [3] * 8)
+    manager.debug_check([held])
+    assert [found(manager, [i] * 9) for i in (1, 2)] == [8, 0]
+
+
 def test_wish_is_no_hold() -> None:
     """Pages that are needed go, wish or not, the nearest end first."""
     manager = make_manager(num_pages=5)

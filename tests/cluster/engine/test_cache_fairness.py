@@ -102,6 +102,7 @@ def test_latest_weight_counts() -> None:
     manager = make_manager()
     manager.release(compute(manager, "b", 0, 60))
     manager.open("b", weight=3.0)
+    manager.debug_check([])
     flood(manager, [4] * 40)
     assert num_cached(manager, "b") == 60
 

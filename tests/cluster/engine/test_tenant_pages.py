@@ -36,6 +36,12 @@ def test_run_does_not_mix_dead_and_live() -> None:
     assert [pages.pop(1.0, 5), pages.pop(1.0, 5), pages.num_pages] == [[1, 2], [3], 0]
 
 
+def test_runs_follow_the_order() -> None:
+    """However many may be taken at once, two kinds of dead pages are merged by use."""
+    pages = make_pages(9, 0, 9, 0)
+    assert [page for _ in range(4) for page in pages.pop(9.0, 3)] == [1, 2, 3, 4]
+
+
 def test_taking_the_order_changes_nothing() -> None:
     """A look at the order leaves the pages as they are."""
     pages = make_pages(5, 0)
