@@ -1,6 +1,6 @@
 """One step while it is being decided, and what its work costs the tenants.
 
-A sequence stands in it at most once: who is preempted after it was scheduled comes back in the next step at the earliest.
+A sequence stands in it at most once: who is preempted after it was scheduled comes back in a later step.
 """
 
 from __future__ import annotations
