@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from cluster.errors import (
-    ChannelError,
-    ClusterError,
-    ConfigurationError,
-    ContextLengthExceededError,
-    InvalidRequestError,
-    OverloadedError,
-    RetryLaterError,
-)
+from cluster import faults
+from cluster.errors import ClusterError, OverloadedError
+from cluster.faults import Fault, to_fault
 from cluster.protocol import Finish
 
 
@@ -23,12 +17,10 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """Nothing was computed by ``incarnation``. ``values`` are the numbers the error speaks of."""
+    """Nothing was computed by ``incarnation``, for this error."""
 
-    code: str
-    message: str
+    fault: Fault
     incarnation: str
-    values: dict[str, float] = {}
 
 
 Outcome = Done | Refused
@@ -49,26 +41,12 @@ def decode_outcome(data: bytes) -> Outcome:
 
 def refusal(error: ClusterError, incarnation: str) -> Refused:
     """An error of a replica as it crosses the process border."""
-    values: dict[str, float] = {}
-    if isinstance(error, ContextLengthExceededError):
-        values = {
-            "prompt_tokens": error.prompt_tokens,
-            "max_tokens": error.max_tokens,
-            "context_length": error.context_length,
-        }
-    elif isinstance(error, RetryLaterError):
-        values = {"retry_after_s": error.retry_after_s}
-    return Refused(error.code, str(error), incarnation, values)
+    return Refused(to_fault(error), incarnation)
 
 
 def to_error(refused: Refused) -> ClusterError:
     """The typed error again, on the owner's side."""
-    if refused.code == ContextLengthExceededError.code:
-        return ContextLengthExceededError(**{name: int(value) for name, value in refused.values.items()})
-    if refused.code == OverloadedError.code:
-        retry_after_s = refused.values["retry_after_s"]
-        return OverloadedError(refused.message, retry_after_s=retry_after_s, refused_by=refused.incarnation)
-    for kind in (InvalidRequestError, ChannelError, ConfigurationError):
-        if refused.code == kind.code:
-            return kind(refused.message)
-    return ClusterError(refused.message)
+    error = faults.to_error(refused.fault)
+    if isinstance(error, OverloadedError):
+        error.refused_by = refused.incarnation
+    return error if isinstance(error, ClusterError) else ClusterError(str(error))

@@ -22,7 +22,6 @@ from cluster import logs
 from cluster.engine.async_engine import ThreadedEngine
 from cluster.engine.client import EngineStats, StepOutput
 from cluster.engine.process.backlog import Backlog
-from cluster.engine.process.faults import to_fault
 from cluster.engine.process.link import Link
 from cluster.engine.process.messages import (
     Abort,
@@ -43,6 +42,7 @@ from cluster.engine.process.messages import (
 from cluster.engine.process.vitals import BEAT_S, SharedVitals
 from cluster.engine.step_pace import StepWatch
 from cluster.errors import ClusterError
+from cluster.faults import to_fault
 
 Factory = Callable[[bytes, StepWatch], ThreadedEngine]
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import structlog
 
 from cluster.engine.client import EngineClient, EngineStats, Sink, StepOutput
-from cluster.engine.process.faults import to_error
 from cluster.engine.process.link import Link
 from cluster.engine.process.messages import (
     Abort,
@@ -38,6 +37,7 @@ from cluster.engine.process.vitals import TICK_S, Pulse
 from cluster.engine.step_pace import StepTimes
 from cluster.engine.unavailable import ENGINE_CRASHED, not_running, require_room
 from cluster.errors import ClusterError
+from cluster.faults import to_error
 from cluster.protocol import Finish, FinishReason, GenerateRequest, Tokens, Usage
 
 log = structlog.get_logger(__name__)

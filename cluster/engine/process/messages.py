@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from cluster.engine.client import EngineStats
-from cluster.engine.process.faults import Fault
+from cluster.faults import Fault
 from cluster.protocol import Finish, GenerateRequest, Tokens
 
 _LENGTH = struct.Struct("<I")

@@ -14,7 +14,7 @@ from cluster.replica.outcome import Done, Refused, decode_outcome, encode_outcom
     [
         ContextLengthExceededError(prompt_tokens=9, max_tokens=4, context_length=12),
         OverloadedError("full", retry_after_s=1.5, refused_by="r1"),
-        InvalidRequestError("no such id"),
+        InvalidRequestError("no such id", param="prompt_ids"),
         ChannelError("channel_unreachable h:1"),
     ],
 )

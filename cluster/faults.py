@@ -40,7 +40,7 @@ def to_error(fault: Fault) -> Exception:
     """The error again: same class, text and attributes."""
     if fault.kind in _OTHERS:
         return _OTHERS[fault.kind](fault.message)
-    kind = _OURS[fault.kind]
+    kind = _OURS.get(fault.kind, ClusterError)  # the other side may be a version that knows more
     error = kind.__new__(kind, fault.message)  # each class's own __init__ would compose the text anew
     vars(error).update(fault.values)
     return error

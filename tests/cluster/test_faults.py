@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cluster.engine.process.faults import _OURS, Fault, to_error, to_fault
 from cluster.errors import (
     CheckpointError,
     ClusterError,
@@ -17,6 +16,7 @@ from cluster.errors import (
     OverloadedError,
     ToolCallError,
 )
+from cluster.faults import _OURS, Fault, to_error, to_fault
 
 EXAMPLES: list[ClusterError] = [
     InvalidRequestError("wrong", param="messages.0"),
@@ -65,3 +65,9 @@ def test_errors_of_others_keep_what_tells_them_apart(error: Exception, kind: typ
     """Too little memory is known by MemoryError, or by the text of a RuntimeError of whatever class."""
     arrived = crossed(error)
     assert (type(arrived), str(arrived)) == (kind, text)
+
+
+def test_an_error_of_another_version_is_an_error_still() -> None:
+    """A kind that this side does not know keeps its text."""
+    error = to_error(Fault("NewerError", "what it says"))
+    assert (type(error), str(error)) == (ClusterError, "what it says")
