@@ -47,6 +47,7 @@ log = structlog.get_logger(__name__)
 class _Open:
     """What is known here of an attempt that has not ended."""
 
+    number: int  # of its submit
     prompt_tokens: int
     total: int
     cached_tokens: int = 0
@@ -134,7 +135,7 @@ class ProcessEngine(EngineClient):
         require_room(len(self._pending), self._max_waiting, self.stalled_for_s())
         number, attempt = next(self._numbers), request.attempt
         answer = self._pending[number] = self._loop.create_future()
-        opened = None if attempt in self._open else _Open(len(request.prompt_ids), len(request.output_ids))
+        opened = None if attempt in self._open else _Open(number, len(request.prompt_ids), len(request.output_ids))
         if opened is not None:  # the engine refuses an attempt that runs already; what runs goes on
             self._open[attempt] = opened
         self._send(Submit(number, request))
@@ -213,11 +214,16 @@ class ProcessEngine(EngineClient):
         self._stats = step.stats
         self.failures_in_a_row = step.failures_in_a_row
         for attempt, event in step.outputs:
-            if isinstance(event, Finish):
-                self._open.pop(attempt, None)
-            elif entry := self._open.get(attempt):
-                entry.take(event)
+            if entry := self._open.get(attempt):
+                self._take_event(attempt, entry, event)
         self._deliver(step.outputs)
+
+    def _take_event(self, attempt: int, entry: _Open, event: Tokens | Finish) -> None:
+        self._answer(entry.number, None)  # what has events was accepted; the answer itself may come later, or never
+        if isinstance(event, Finish):
+            del self._open[attempt]
+        else:
+            entry.take(event)
 
     def _answer(self, number: int, error: Exception | None) -> None:
         if answer := self._pending.pop(number, None):

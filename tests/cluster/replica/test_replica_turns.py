@@ -90,7 +90,7 @@ async def test_a_request_that_cannot_fit_is_refused_before_anything_is_sent(pair
     mailbox = pair.listener.open(2)
     outcome = await pair.generate(make_request(2, PROMPT, max_new_tokens=CONFIG.context_length))
     assert isinstance(outcome, Refused)
-    assert outcome.code == "context_length_exceeded"
+    assert outcome.fault.kind == "ContextLengthExceededError"
     assert outcome.values["context_length"] == CONFIG.context_length
     assert mailbox.connection is None
 
@@ -100,7 +100,7 @@ async def test_an_owner_that_cannot_be_reached_costs_no_prefill(pair: Pair) -> N
     request = msgspec.structs.replace(make_request(3, PROMPT), reply_to=("127.0.0.1", 1))
     outcome = await pair.turns.generate(request, rank=0, why="placed")
     assert isinstance(outcome, Refused)
-    assert outcome.code == "channel_unreachable"
+    assert outcome.fault.kind == "ChannelError"
     assert pair.engine.stats().prompt_tokens == 0
 
 
@@ -165,5 +165,5 @@ async def test_a_stalled_engine_sends_its_turns_elsewhere(pair: Pair, monkeypatc
         assert isinstance(item, Tokens | Finish)
     refused = await pair.generate(make_request(2, PROMPT))
     assert isinstance(refused, Refused)
-    assert "engine_stalled" in refused.message
+    assert "engine_stalled" in refused.fault.message
     await call

@@ -49,7 +49,7 @@ async def test_a_killed_engine_sends_its_turns_elsewhere(tmp_path: Path) -> None
     assert await call == Done(end)
     refused = await turns.generate(msgspec.structs.replace(request, attempt=2), rank=0, why="placed")
     assert isinstance(refused, Refused)
-    assert "engine_stalled for inf s" in refused.message
+    assert "engine_stalled for inf s" in refused.fault.message
     assert engine.stalled_for_s() == math.inf
     await turns.stop()
     await listener.stop()
