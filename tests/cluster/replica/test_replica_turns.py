@@ -91,7 +91,7 @@ async def test_a_request_that_cannot_fit_is_refused_before_anything_is_sent(pair
     outcome = await pair.generate(make_request(2, PROMPT, max_new_tokens=CONFIG.context_length))
     assert isinstance(outcome, Refused)
     assert outcome.fault.kind == "ContextLengthExceededError"
-    assert outcome.values["context_length"] == CONFIG.context_length
+    assert outcome.fault.values["context_length"] == CONFIG.context_length
     assert mailbox.connection is None
 
 
