@@ -40,8 +40,9 @@ types: $(VENV)/.installed-dev ## mypy, strict
 imports: $(VENV)/.installed-dev ## the arrows between packages
 	$(BIN)/lint-imports --no-logo
 
+# one thread of torch for each of two workers: small models lose more to waiting than they gain from a second thread
 unit: $(VENV)/.installed-dev ## everything without Ray
-	$(BIN)/pytest -q -m "not cluster and not heavy"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not cluster and not heavy"
 
 cluster-tests: $(VENV)/.installed-dev ## real Ray processes
 	$(BIN)/pytest -q -m "cluster and not heavy" -p no:randomly
