@@ -8,6 +8,7 @@ without being asked.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from services.processes import marked
 from services.state import StateFolder
 from tests.support.cluster import ClusterProcess
 
+SETTLE_S = 1.0
 PATTERNS = (
     "tmp/chatglm-*",
     "tmp/ray*",
@@ -52,8 +54,14 @@ class Leftovers:
         self._processes |= processes
 
     def found(self) -> list[str]:
-        """Everything that is still there."""
-        alive = [f"process {p.pid}" for p in self._processes if _is_alive(p)]
+        """Everything that is still there; Python's own resource tracker ends only behind the process that it watches."""
+        deadline = time.monotonic() + SETTLE_S
+        while (left := self._found_now()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
+    def _found_now(self) -> list[str]:
+        alive = [told for p in self._processes if (told := _alive(p))]
         alive += [f"process {p.pid}" for mark in self._marks for p in marked(mark)]
         ports = [f"port {port}" for port in self.ports & _all_listening()]
         return alive + ports + [str(path) for path in sorted({*(_files() - self._before), *self._folder.iterdir()})]
@@ -71,10 +79,12 @@ def _files() -> set[Path]:
     return {path for pattern in PATTERNS for path in Path("/").glob(pattern)}
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def _alive(process: psutil.Process) -> str:
+    """What a process is that has not ended; empty when it has."""
     with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return f"process {process.pid}, {process.status()}, {' '.join(process.cmdline()[:4])}"
+    return ""
 
 
 def _listening(process: psutil.Process) -> set[int]:
