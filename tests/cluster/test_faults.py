@@ -48,7 +48,9 @@ def test_every_error_of_the_tree_can_cross() -> None:
     """The table is made from the tree itself."""
 
     def below(kind: type[ClusterError]) -> set[type[ClusterError]]:
-        return {kind}.union(*[below(child) for child in kind.__subclasses__() if child.__module__ == ClusterError.__module__])
+        return {kind}.union(
+            *[below(child) for child in kind.__subclasses__() if child.__module__ == ClusterError.__module__]
+        )
 
     assert set(_OURS.values()) == below(ClusterError)
 
