@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from cluster.errors import ToolCallError
 from cluster.tokenizer.tool_calls import ToolCall, read_call, split_answer
 
+_MARKER: Final = "<|assistant|>"
 _MAX_HEADER: Final = 256  # characters, blanks around the name included
 
 
@@ -83,10 +84,11 @@ class CallGate:
             return (), "".join(piece.text for piece in pieces)
         return (), ""
 
-    def _begin_part(self, marker: Piece) -> Sequence[Piece]:
-        pieces = self._release()
+    def _begin_part(self, piece: Piece) -> Sequence[Piece]:
+        broken = piece.text.removesuffix(_MARKER)  # of a character that the marker has cut off
+        pieces = [*self._release(), Piece(broken, piece.first)] if broken else self._release()
         self._state = _State.HEADER
-        self._held, self._num_leading, self._header = [marker], 1, ""
+        self._held, self._num_leading, self._header = [Piece(_MARKER, piece.first)], 1, ""
         return pieces
 
     def _decide(self) -> Sequence[Piece]:

@@ -89,6 +89,15 @@ def test_an_answers_text_and_its_call_are_all_it_says(ids, stop):
     assert len(ids) - len(kept) <= 3  # the bytes of an unfinished character
 
 
+def test_a_character_that_a_call_cuts_off_is_text():
+    """Its bytes are shown as broken; the marker behind them is not."""
+    ids = [3 + 0xE5, ASSISTANT, *call_ids()]
+    projection, events = project([[token_id] for token_id in ids])
+    assert deltas(events) == "\ufffd"
+    assert called(events) == [CALL]
+    assert projection.answer_ids() == ids
+
+
 @settings(deadline=None, max_examples=300)
 @given(answers, stops)
 def test_what_cannot_be_read_as_a_call_is_text_as_a_whole(ids, stop):
