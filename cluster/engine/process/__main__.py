@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from cluster.engine.process.parentage import die_with, leave_ending_to_parent
+from cluster.parentage import die_with, leave_ending_to_parent
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from cluster import logs
 from cluster.engine.process.vitals import SharedVitals, create_shared_memory
+from cluster.parentage import import_path
 
 END_GRACE_S = 10.0
 
@@ -66,7 +67,7 @@ def _start(factory: str, link: int, vitals: int) -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "cluster.engine.process", *options, factory],
         pass_fds=(link, vitals),
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": _import_path()},
+        env={**os.environ, "PYTHONPATH": import_path()},
         start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, from the first moment on
     )
 
@@ -77,11 +78,6 @@ def describe_exit(status: int) -> str:
         return f"exit status {status}"
     hint = ", as for want of memory" if -status == signal.SIGKILL else ""
     return f"killed by {signal.Signals(-status).name}{hint}"
-
-
-def _import_path() -> str:
-    """Where this process finds modules; Ray adds folders after the start."""
-    return os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100 -- "" is the current folder
 
 
 def _log_name() -> str:

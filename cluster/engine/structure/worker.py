@@ -26,12 +26,12 @@ import msgspec
 import numpy as np
 import xgrammar
 
-from cluster.engine.process.parentage import die_with
 from cluster.engine.structure import json_schema
 from cluster.engine.structure.frames import Reply, read_frame, write_frame
 from cluster.engine.structure.grammars import grammar_of, tokenizer_info
 from cluster.engine.structure.guide import GrammarGuide, GuideTables
 from cluster.engine.structure.vocabulary import Vocabulary
+from cluster.parentage import die_with
 from cluster.protocol import Structure, StructureKind
 
 START_LIMIT_S: Final = 120.0

@@ -20,6 +20,7 @@ import structlog
 from cluster.engine.structure.frames import Reply, read_frame, write_frame
 from cluster.engine.structure.vocabulary import Vocabulary
 from cluster.errors import NoReplicaError
+from cluster.parentage import import_path
 from cluster.protocol import Structure
 
 IDLE_S: Final = 300.0  # a worker holds some 250 MB
@@ -90,7 +91,7 @@ class Workshop:
                 [sys.executable, "-P", "-m", "cluster.engine.structure.worker", *self._arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": _import_path(), "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C in a terminal is its parent's alone
             )
         self._is_greeted = False
@@ -127,11 +128,6 @@ class Workshop:
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
     assert stream is not None, "both ends were asked for"
     return stream
-
-
-def _import_path() -> str:
-    """Where this process finds modules; Ray adds folders after the start."""
-    return os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100 -- "" is the current folder
 
 
 def _closed() -> NoReplicaError:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from cluster.engine.deterministic import TILE_TOKENS, DeterministicRunner, treats_rows_alike
 from cluster.engine.runner import ModelRunner
+from cluster.engine.threads import num_threads
 from tests.fakes.stepping import Feed, Held, Stepper
 from tests.support.random_model import SHAPE, random_model
-from tests.support.threads import num_threads
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 PROMPT = [(7 * place * place + 3) % SHAPE.padded_vocab_size for place in range(150)]

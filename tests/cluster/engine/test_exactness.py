@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from cluster.engine.deterministic import DeterministicRunner
 from cluster.engine.runner import ModelRunner
+from cluster.engine.threads import num_threads
 from tests.support.exactness import PAGE_SIZE, POOL_PAGES, Ask, Drawn, Lab, assert_alike, assert_same, is_near_tie
 from tests.support.random_model import SHAPE, random_model
-from tests.support.threads import num_threads
 
 TEXTS = [[(7 * place * place + 11 * text) % SHAPE.padded_vocab_size for place in range(90)] for text in range(3)]
 

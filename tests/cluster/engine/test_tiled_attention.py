@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from cluster.engine.attention.kv_pool import KVPool
 from cluster.engine.attention.tiled import TiledAttention
+from cluster.engine.threads import num_threads
 from cluster.engine.tiles import tiles_of
 from cluster.model.attention import ContiguousAttention
 from cluster.model.config import ChatGLM3Config
 from tests.fakes.stepping import Feed, Held, Stepper
-from tests.support.threads import num_threads
 
 CONFIG = ChatGLM3Config(
     num_layers=2, num_attention_heads=6, multi_query_group_num=2, kv_channels=8, hidden_size=48, seq_length=1024

@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def num_threads(count: int) -> Iterator[None]:
-    """Small models are fastest with one: on a busy machine, threads mostly wait for each other."""
+    """Let torch's operations use ``count`` threads inside the block, whoever calls them."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
