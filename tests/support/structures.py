@@ -29,7 +29,7 @@ def compiled(structure: Structure) -> xgrammar.CompiledGrammar:
 
 def guide(kind: StructureKind, text: str = "", *, stop_ids: tuple[int, ...] = TOKENIZER.stop_ids) -> GrammarGuide:
     """A guide at its start."""
-    return GrammarGuide(compiled(Structure(kind=kind, text=text)), TABLES, stop_ids)
+    return GrammarGuide(kind, compiled(Structure(kind=kind, text=text)), TABLES, stop_ids)
 
 
 def allowed(guide: GrammarGuide) -> set[int]:

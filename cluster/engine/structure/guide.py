@@ -1,7 +1,8 @@
 """The state of one answer in a compiled grammar, as the engine's ``Guide``.
 
-xgrammar alone would let an answer hold two things that no text may: halves of surrogate pairs, which are no characters
-in UTF-8, and special ids that a caller's grammar names by number. Both are masked here.
+xgrammar alone would let an answer hold three things that it may not: halves of surrogate pairs, which are no characters
+in UTF-8, special ids that a caller's grammar names by number, and in JSON strings of bounded length control characters
+(RFC 8259, section 7). All are masked here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from cluster.engine.guide import Guide
 from cluster.engine.structure.vocabulary import Vocabulary
+from cluster.protocol import StructureKind
 
 # Some grammars are so ambiguous that the state grows with every id. The whole batch waits for the slowest row, so an
 # answer may take this much of the thread's own time: a thousand times what one usually does.
@@ -24,6 +26,8 @@ PER_ID_S: Final = 0.002
 
 _SURROGATE_LEAD: Final = 0xED  # U+D800 to U+DFFF would be ED A0..BF xx; ED is nothing but a first byte
 _SURROGATE_NEXT: Final = range(0xA0, 0xC0)
+_JSON: Final = frozenset({StructureKind.JSON_OBJECT, StructureKind.JSON_SCHEMA})
+_NOT_IN_JSON: Final = frozenset(range(0x20)) - frozenset(b"\r\n")  # ends of lines are blanks, never inside its strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,14 @@ class GuideTables:
 
     Attributes:
         text: the ids that write something.
+        json_text: those of them that write no control character but the ends of lines.
         not_surrogates: all ids but those that would make half a surrogate pair behind ``surrogate_lead``.
         surrogate_lead: the id of the byte ED; -1 without byte pieces.
     """
 
     vocabulary: Vocabulary
     text: NDArray[np.int32]
+    json_text: NDArray[np.int32]
     not_surrogates: NDArray[np.int32]
     surrogate_lead: int
 
@@ -46,9 +52,11 @@ class GuideTables:
         """The tables of a vocabulary."""
         lead = vocabulary.byte_id(_SURROGATE_LEAD)
         halves = [token_id for byte in _SURROGATE_NEXT if (token_id := vocabulary.byte_id(byte)) is not None]
+        text_ids = vocabulary.text_ids()
         return cls(
             vocabulary=vocabulary,
-            text=vocabulary.bits(vocabulary.text_ids()),
+            text=vocabulary.bits(text_ids),
+            json_text=vocabulary.bits(i for i in text_ids if _NOT_IN_JSON.isdisjoint(vocabulary.pieces[i])),
             not_surrogates=~vocabulary.bits(halves),
             surrogate_lead=-1 if lead is None else lead,
         )
@@ -60,16 +68,19 @@ class GrammarGuide(Guide):
     An answer that costs too much time, or that xgrammar cannot go on with, gets an empty mask for good.
 
     Args:
+        kind: what the grammar was made from.
         grammar: compiled for the vocabulary of ``tables``.
         tables: see ``GuideTables``.
         stop_ids: the request's. They are never part of the structure, whatever they write.
     """
 
-    def __init__(self, grammar: xgrammar.CompiledGrammar, tables: GuideTables, stop_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self, kind: StructureKind, grammar: xgrammar.CompiledGrammar, tables: GuideTables, stop_ids: tuple[int, ...]
+    ) -> None:
         self._matcher = xgrammar.GrammarMatcher(grammar)
         self._tables = tables
         self._stop = tables.vocabulary.bits(stop_ids)
-        self._text = tables.text & ~self._stop
+        self._text = (tables.json_text if kind in _JSON else tables.text) & ~self._stop
         self._is_in_surrogate_lead = False
         self._is_broken = False
         self._allowance_s = GRACE_S

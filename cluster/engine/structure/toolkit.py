@@ -13,20 +13,21 @@ from cluster.engine.structure.grammars import grammar_of, tokenizer_info
 from cluster.engine.structure.guide import GrammarGuide, GuideTables
 from cluster.engine.structure.vocabulary import Vocabulary
 from cluster.engine.structure.workshop import Workshop
-from cluster.protocol import Structure
+from cluster.protocol import Structure, StructureKind
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
     """A compiled structure. ``size`` is what it holds in bytes."""
 
+    kind: StructureKind
     compiled: xgrammar.CompiledGrammar
     tables: GuideTables
     size: int
 
     def guide(self, stop_ids: tuple[int, ...]) -> GrammarGuide:
         """A guide at its start, for an answer that these ids end."""
-        return GrammarGuide(self.compiled, self.tables, stop_ids)
+        return GrammarGuide(self.kind, self.compiled, self.tables, stop_ids)
 
 
 class Toolkit:
@@ -43,4 +44,4 @@ class Toolkit:
         if fault := self._workshop.try_out(structure):
             return fault
         compiled = self._compiler.compile_grammar(grammar_of(structure))
-        return Grammar(compiled, self._tables, compiled.memory_size_bytes)
+        return Grammar(structure.kind, compiled, self._tables, compiled.memory_size_bytes)

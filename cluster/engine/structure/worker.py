@@ -64,7 +64,7 @@ class Worker:
             grammar = self._compiler.compile_grammar(grammar_of(structure))
         except (RuntimeError, ValueError, MemoryError) as error:
             return Reply(error=_reason(str(error)) if "bad_alloc" not in str(error) else _TOO_MUCH)
-        return Reply(error=self._warning() or self._find_fault(grammar))
+        return Reply(error=self._warning() or self._find_fault(structure.kind, grammar))
 
     def _warning(self) -> str:
         """What the library said it would pass over."""
@@ -72,10 +72,10 @@ class Worker:
         _, found, rest = said.partition("Warning: ")
         return _reason(rest) if found else ""
 
-    def _find_fault(self, grammar: xgrammar.CompiledGrammar) -> str:
+    def _find_fault(self, kind: StructureKind, grammar: xgrammar.CompiledGrammar) -> str:
         if grammar.memory_size_bytes > MAX_GRAMMAR:
             return "It is too large when compiled."
-        guide = GrammarGuide(grammar, self._tables, stop_ids=())
+        guide = GrammarGuide(kind, grammar, self._tables, stop_ids=())
         words = np.empty_like(self._tables.text)
         for i in range(_PROBE_IDS):
             guide.fill(words)

@@ -20,7 +20,7 @@ from cluster.engine.guide import Guide
 from cluster.engine.runner import ModelRunner
 from cluster.model.loader import load_model
 from cluster.protocol import Finish, FinishReason, GenerateRequest, SamplingParams, StructureKind, Tokens
-from tests.support.structures import TINY, TOKENIZER, VOCABULARY, guide, shown
+from tests.support.structures import TINY, TOKENIZER, VOCABULARY, allowed, guide, shown
 
 CONFIG = EngineConfig(model_id="tiny", context_length=1024, vocab_size=VOCABULARY.size, max_num_seqs=16)
 BLANKS = {i: -100.0 for i, piece in enumerate(VOCABULARY.pieces) if piece and not piece.strip()}  # keeps answers short
@@ -87,6 +87,16 @@ def answer(request: GenerateRequest, follower: Guide) -> tuple[str, FinishReason
     ids, finish = run((request, follower))[request.attempt]
     assert not finish.error
     return shown(ids), finish.reason
+
+
+def test_bounded_strings_of_json_hold_no_control_characters() -> None:
+    """JSON forbids them raw, and a bound on the length must not let them in."""
+    follower = guide(StructureKind.JSON_SCHEMA, json.dumps({"type": "string", "maxLength": 4}))
+    for token_id in TOKENIZER.encode_text('\n"'):
+        assert follower.accept(token_id)
+    controls = {token_id for token_id, piece in enumerate(VOCABULARY.pieces) if set(piece) & set(range(0x20))}
+    assert controls
+    assert not controls & allowed(follower)
 
 
 @settings(max_examples=25, deadline=None)
