@@ -16,7 +16,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and alone: a pinned version keeps pip from choosing another build for a dependency's sake
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+$(VENV)/.installed: pyproject.toml $(wildcard cluster/engine/native/*.[ch]) | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check --progress-bar on "$(TORCH)"
 	$(BIN)/pip install --disable-pip-version-check --progress-bar on -e .
 	@touch $@

@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.engine.attention.gather import attention_for
-from cluster.engine.attention.kv_pool import KVPool, num_pages_for
+from cluster.engine.attention.kv_pool import allocate_pool, num_pages_for
 from cluster.engine.plan import SamplingColumns, StepPlan, StepResult
-from cluster.engine.sampling.sample import sample
-from cluster.errors import ConfigurationError
+from cluster.engine.sampling.sample import NOTHING, sample
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.packing import can_pack, pack_linears
 
 __all__ = ["ModelRunner", "num_pages_for"]
-
-_NOTHING = StepResult(token_ids=np.empty(0, np.int32), finite=np.empty(0, np.bool_))
 
 
 class ModelRunner:
@@ -39,14 +36,12 @@ class ModelRunner:
     """
 
     def __init__(self, model: ChatGLM3Model, *, num_pages: int, page_size: int) -> None:
-        if num_pages < 2 or page_size < 1:
-            raise ConfigurationError(f"A KV pool needs 2 pages of 1 token or more, not {num_pages} of {page_size}.")
         self.num_pages = num_pages
         self.page_size = page_size
         if can_pack(model.dtype, model.device):
             pack_linears(model)
         self.model = model
-        self.pool = _allocate(model, num_pages, page_size)
+        self.pool = allocate_pool(model, num_pages, page_size)
         self._attention = attention_for(self.pool)
 
     @torch.inference_mode()
@@ -55,7 +50,7 @@ class ModelRunner:
         hidden = self.forward(plan)
         columns = plan.sampling
         if not columns.rows.size:
-            return _NOTHING
+            return NOTHING
         last = self._upload(plan.cu_q[columns.rows + 1] - 1)
         return self.draw(self.logits(hidden.index_select(0, last)), columns)
 
@@ -76,13 +71,3 @@ class ModelRunner:
 
     def _upload(self, values: NDArray[np.int32]) -> Tensor:
         return torch.from_numpy(values).to(self.model.device, non_blocking=True)
-
-
-def _allocate(model: ChatGLM3Model, num_pages: int, page_size: int) -> KVPool:
-    try:
-        return KVPool(model.config, num_pages=num_pages, page_size=page_size, dtype=model.dtype, device=model.device)
-    except (RuntimeError, MemoryError) as error:  # torch has no common class for what allocators raise
-        size = num_pages * page_size * model.config.kv_bytes_per_token(model.dtype)
-        raise ConfigurationError(
-            f"The KV cache of {num_pages} pages takes {size} bytes, which {model.device} does not have; ask for fewer."
-        ) from error

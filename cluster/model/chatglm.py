@@ -124,6 +124,7 @@ class ChatGLM3Model(nn.Module):
         config: the shape.
         dtype: of weights and activations.
         device: where they live.
+        rotary: the table of every position's turns, see ``rotary_table``.
     """
 
     def __init__(self, config: ChatGLM3Config, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -132,7 +133,7 @@ class ChatGLM3Model(nn.Module):
         self.dtype = dtype
         self.device = device
         self.transformer = Transformer(config, dtype)
-        self._turns = rotary_table(config.seq_length, config.kv_channels, config.rope_ratio, dtype, device)
+        self.rotary = rotary_table(config.seq_length, config.kv_channels, config.rope_ratio, dtype, device)
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Run the blocks.
@@ -146,7 +147,7 @@ class ChatGLM3Model(nn.Module):
             [T, H], the last block's output, before the final norm.
         """
         x = nn.functional.embedding(token_ids, self.transformer.embedding.word_embeddings.weight)
-        turns = self._turns.index_select(0, positions).unsqueeze(1)
+        turns = self.rotary.index_select(0, positions).unsqueeze(1)
         for layer, block in enumerate(self.transformer.encoder.layers):
             x = block(layer, x, turns, attention)
         return x

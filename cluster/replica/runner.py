@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import structlog
 import torch
 
 from cluster.engine.deterministic import DeterministicRunner
+from cluster.engine.native.runner import NativeRunner, can_run
+from cluster.engine.plan import Runner
 from cluster.engine.runner import ModelRunner, num_pages_for
 from cluster.model.config import ChatGLM3Config, load_config
 from cluster.model.loader import expected_shapes, load_model
@@ -18,8 +21,10 @@ GPU_MEMORY_SHARE = 0.9  # of what loading left free; the rest is for activations
 CPU_KV_BYTES = 2**28  # a CPU's default, or two full contexts of the model if those take more
 CPU_KV_CONTEXTS = 2
 
+log = structlog.get_logger(__name__)
 
-def build_runner(config: ReplicaConfig) -> ModelRunner:
+
+def build_runner(config: ReplicaConfig) -> Runner:
     """The loaded model with its pages.
 
     Raises:
@@ -34,8 +39,14 @@ def build_runner(config: ReplicaConfig) -> ModelRunner:
         _check_memory(config, dtype)
     model = load_model(Path(config.model_path), dtype=dtype, device=device)
     pages = num_pages_for(_kv_cache_bytes(config, model.config, dtype, device), model.config, dtype, config.page_size)
-    runner_class = DeterministicRunner if config.deterministic else ModelRunner
-    return runner_class(model, num_pages=pages, page_size=config.page_size)
+    if config.deterministic:
+        return DeterministicRunner(model, num_pages=pages, page_size=config.page_size)
+    if can_run(model):
+        threads = torch.get_num_threads()
+        log.info("runner.native", threads=threads)
+        return NativeRunner(model, num_pages=pages, page_size=config.page_size, threads=threads)
+    log.info("runner.torch", device=config.device, dtype=config.dtype)
+    return ModelRunner(model, num_pages=pages, page_size=config.page_size)
 
 
 def _check_memory(config: ReplicaConfig, dtype: torch.dtype) -> None:

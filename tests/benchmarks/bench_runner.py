@@ -18,8 +18,11 @@ from pathlib import Path
 import torch
 
 from cluster.engine.deterministic import DeterministicRunner
+from cluster.engine.native.runner import NativeRunner
+from cluster.engine.plan import Runner
 from cluster.engine.randomness import uniform
 from cluster.engine.runner import ModelRunner
+from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.loader import load_model
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -29,7 +32,7 @@ from tests.fakes.stepping import Feed, Held, Stepper
 PAGE_SIZE = 16
 
 
-def decode_rate(runner: ModelRunner, rows: int, args: argparse.Namespace) -> float:
+def decode_rate(runner: Runner, rows: int, args: argparse.Namespace) -> float:
     """Tokens per second of ``rows`` sequences that decode together from ``args.context`` tokens on."""
     stepper = Stepper(runner)
     helds = [Held() for _ in range(rows)]
@@ -53,7 +56,7 @@ def decode_rate(runner: ModelRunner, rows: int, args: argparse.Namespace) -> flo
     return rows * args.steps / (time.perf_counter() - began)
 
 
-def prefill_rate(runner: ModelRunner, tokens: int) -> float:
+def prefill_rate(runner: Runner, tokens: int) -> float:
     """Prompt tokens per second of one cold prompt."""
     stepper = Stepper(runner)
     feed = Feed(Held(), list(range(5, 5 + tokens)))
@@ -71,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--context", type=int, default=128, help="tokens in the cache before the measured steps")
-    parser.add_argument("--deterministic", action="store_true")
+    parser.add_argument("--runner", default="torch", choices=("torch", "native", "deterministic"))
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--prefill", type=int, default=512, help="length of the cold prompt")
     parser.add_argument("--repeat", type=int, default=5)
@@ -79,6 +82,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--top-p", type=float, default=0.8)
     parser.add_argument("--top-k", type=int, default=50)
     return parser.parse_args()
+
+
+def make_runner(args: argparse.Namespace, model: ChatGLM3Model, pages: int) -> Runner:
+    """The runner that is measured."""
+    if args.runner == "native":
+        return NativeRunner(model, num_pages=pages, page_size=PAGE_SIZE, threads=args.threads)
+    runner_class = DeterministicRunner if args.runner == "deterministic" else ModelRunner
+    return runner_class(model, num_pages=pages, page_size=PAGE_SIZE)
 
 
 def report(line: dict[str, float]) -> None:
@@ -92,8 +103,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = load_model(args.checkpoint, getattr(torch, args.dtype), args.device)
     pages = max(args.rows) * -(-(args.context + args.steps) // PAGE_SIZE) + args.prefill // PAGE_SIZE + 2
-    runner_class = DeterministicRunner if args.deterministic else ModelRunner
-    runner = runner_class(model, num_pages=pages, page_size=PAGE_SIZE)
+    runner = make_runner(args, model, pages)
     rates: dict[int, list[float]] = {rows: [] for rows in args.rows}
     prefills = []
     for _ in range(args.repeat):

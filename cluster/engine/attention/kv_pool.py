@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cluster.engine import huge_pages
 from cluster.errors import ConfigurationError
+from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.config import ChatGLM3Config
 
 _GIB = 1 << 30
@@ -34,7 +36,8 @@ class KVPool:
         self.num_layers = config.num_layers
         self.groups, self.dim = config.multi_query_group_num, config.kv_channels
         shape = (num_pages, config.num_layers, 2, page_size, self.groups, self.dim)
-        self.pages = torch.zeros(shape, dtype=dtype, device=device)
+        is_cpu = device.type == "cpu"
+        self.pages = huge_pages.zeros(*shape, dtype=dtype) if is_cpu else torch.zeros(shape, dtype=dtype, device=device)
         self.tokens = self.pages.view(-1, config.kv_width)
         self.halves = self.pages.view(-1, page_size * config.kv_width)
 
@@ -48,6 +51,23 @@ class KVPool:
         firsts = np.arange(self.num_layers * 2).reshape(self.num_layers, 2, 1)
         rows: NDArray[np.int64] = firsts + pages.astype(np.int64) * (self.num_layers * 2)
         return rows
+
+
+def allocate_pool(model: ChatGLM3Model, num_pages: int, page_size: int) -> KVPool:
+    """The pool of a model.
+
+    Raises:
+        ConfigurationError: there are too few pages to hold anything, or the device cannot hold so many.
+    """
+    if num_pages < 2 or page_size < 1:
+        raise ConfigurationError(f"A KV pool needs 2 pages of 1 token or more, not {num_pages} of {page_size}.")
+    try:
+        return KVPool(model.config, num_pages=num_pages, page_size=page_size, dtype=model.dtype, device=model.device)
+    except (RuntimeError, MemoryError) as error:  # torch has no common class for what allocators raise
+        size = num_pages * page_size * model.config.kv_bytes_per_token(model.dtype)
+        raise ConfigurationError(
+            f"The KV cache of {num_pages} pages takes {size} bytes, which {model.device} does not have; ask for fewer."
+        ) from error
 
 
 def num_pages_for(memory_bytes: int, config: ChatGLM3Config, dtype: torch.dtype, page_size: int) -> int:

@@ -5,7 +5,11 @@ Whether a row's numbers broke is asked of the raw logits: the minus infinities t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.engine.plan import SamplingColumns, StepResult
@@ -13,12 +17,39 @@ from cluster.engine.sampling.adjust import adjust
 from cluster.engine.sampling.draw import Filters, draw
 from cluster.engine.sampling.logprobs import report
 
+NOTHING = StepResult(token_ids=np.empty(0, np.int32), finite=np.empty(0, np.bool_))  # of a step in which no row draws
 
-def sample(logits: Tensor, columns: SamplingColumns) -> StepResult:
-    """Draw one id per row of ``logits`` [S, V], any floating dtype."""
+
+class Scan(NamedTuple):
+    """What one look at the raw logits of S rows tells.
+
+    Attributes:
+        best: int32 [S], the first of the largest; meaningless in rows that are not finite.
+        is_finite: bool [S].
+    """
+
+    best: NDArray[np.int32]
+    is_finite: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, rows: int) -> Scan:
+        """To be written to."""
+        return cls(np.empty(rows, np.int32), np.empty(rows, np.bool_))
+
+    @classmethod
+    def of(cls, scores: Tensor) -> Scan:
+        """Look at float32 ``scores`` [S, V]."""
+        # Extremes pass NaN on, and cost a tenth of isfinite over the row.
+        finite = torch.isfinite(scores.amax(-1)) & torch.isfinite(scores.amin(-1))
+        return cls(scores.argmax(-1).to(torch.int32).cpu().numpy(), finite.cpu().numpy())
+
+
+def sample(logits: Tensor, columns: SamplingColumns, scan: Scan | None = None) -> StepResult:
+    """Draw one id per row of ``logits`` [S, V], any floating dtype; ``scan`` spares a look at them."""
     scores = logits.float()
-    # Extremes pass NaN on, and cost a tenth of isfinite over the row.
-    finite = torch.isfinite(scores.amax(-1)) & torch.isfinite(scores.amin(-1))
+    scan = scan or Scan.of(scores)
+    if columns.adjustments is None and columns.logprobs is None and not columns.temperature.any():
+        return StepResult(token_ids=scan.best, finite=scan.is_finite)
     exhausted = None
     if columns.adjustments is not None:
         scores = scores.clone() if scores is logits else scores
@@ -27,7 +58,7 @@ def sample(logits: Tensor, columns: SamplingColumns) -> StepResult:
     ids = draw(scores, filters, columns.uniform)
     return StepResult(
         token_ids=ids.to(torch.int32).cpu().numpy(),
-        finite=finite.cpu().numpy(),
+        finite=scan.is_finite,
         exhausted=None if exhausted is None else exhausted.cpu().numpy(),
         logprobs=None if columns.logprobs is None else report(logits, columns.logprobs, ids),
     )
