@@ -39,14 +39,13 @@ def build_runner(config: ReplicaConfig) -> Runner:
         _check_memory(config, dtype)
     model = load_model(Path(config.model_path), dtype=dtype, device=device)
     pages = num_pages_for(_kv_cache_bytes(config, model.config, dtype, device), model.config, dtype, config.page_size)
-    if config.deterministic:
-        return DeterministicRunner(model, num_pages=pages, page_size=config.page_size)
+    size = {"num_pages": pages, "page_size": config.page_size}
     if can_run(model):
         threads = torch.get_num_threads()
         log.info("runner.native", threads=threads)
-        return NativeRunner(model, num_pages=pages, page_size=config.page_size, threads=threads)
+        return NativeRunner(model, **size, threads=threads, is_deterministic=config.deterministic)
     log.info("runner.torch", device=config.device, dtype=config.dtype)
-    return ModelRunner(model, num_pages=pages, page_size=config.page_size)
+    return DeterministicRunner(model, **size) if config.deterministic else ModelRunner(model, **size)
 
 
 def _check_memory(config: ReplicaConfig, dtype: torch.dtype) -> None:

@@ -14,6 +14,7 @@ from cluster.engine.client import EngineStats
 from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
 from cluster.engine.plan import StepPlan, StepResult
+from cluster.engine.native.runner import NativeRunner
 from cluster.engine.runner import ModelRunner
 from cluster.protocol import Finish, FinishReason, GenerateRequest, Logprobs, SamplingParams, Tokens
 from tests.fakes.fake_clock import FakeClock
@@ -88,18 +89,19 @@ class Outcome:
 class Lab:
     """One runner over one pool, whose pages are never cleared, and an engine with an empty cache for every run."""
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner | NativeRunner) -> None:
         self.runner = runner
         self._seen: list[Tensor] = []
         self._alone: dict[Ask, list[Drawn]] = {}
-        original = runner.logits
+        name = "scores" if isinstance(runner, NativeRunner) else "logits"
+        original = getattr(runner, name)
 
-        def tapped(hidden: Tensor) -> Tensor:
-            logits = original(hidden)
+        def tapped(*args: Any) -> Tensor:
+            logits = original(*args)
             self._seen = list(logits.float().clone())  # sampling may write over what it is given
             return logits
 
-        runner.logits = tapped  # type: ignore[method-assign]  # that is what a tap is
+        setattr(runner, name, tapped)
 
     def alone(self, ask: Ask) -> list[Drawn]:
         """The draws of an ask with nobody beside it, its prompt in one step."""
@@ -137,7 +139,7 @@ class Lab:
 class _Part:
     """A ``Runner`` over the first pages of another one's pool."""
 
-    runner: ModelRunner
+    runner: ModelRunner | NativeRunner
     num_pages: int
     bug: Bug | None
     page_size: int = PAGE_SIZE

@@ -35,6 +35,9 @@ typedef struct {
   float best[MAX_QUERIES], total[MAX_QUERIES];
 } __attribute__((aligned(64))) Scratch;
 
+/* Of a query's sums: whole pairs of blocks. What a head of one block does not have is computed, and never read. */
+INLINE int64_t width_of(const Pool *pool) { return (pool->dim + 2 * LANES - 1) / (2 * LANES) * (2 * LANES); }
+
 /* Where keys (half 0) or values (half 1) of `count` tokens begin. */
 static void find(const Pool *pool, const Span *span, int64_t half, int64_t first, int64_t count, const bf16 **places) {
   const int64_t row = pool->groups * pool->dim, layer = (span->layer * 2 + half) * pool->page_size * row;
@@ -59,9 +62,9 @@ static void pack_keys(Scratch *s, const bf16 *const *keys, int64_t count, int64_
       __m512i rows[LANES];
 #pragma GCC unroll 16
       for (int64_t i = 0; i < LANES; i++)
-        rows[i] = i < here ? _mm512_loadu_si512((const uint32_t *)keys[i] + pair) : _mm512_setzero_si512();
+        rows[i] = _mm512_maskz_loadu_epi32(i < here ? first_lanes(pairs - pair) : 0, (const uint32_t *)keys[i] + pair);
       transpose(rows);
-      uint32_t *to = s->keys + (block * pairs + pair) * LANES;
+      uint32_t *to = s->keys + (block * pairs + pair) * LANES; /* what is too much, the next block writes over */
 #pragma GCC unroll 16
       for (int64_t i = 0; i < LANES; i++) _mm512_store_si512(to + i * LANES, rows[i]);
     }
@@ -90,7 +93,7 @@ static void prefetch(const bf16 *const *places, int64_t count, int64_t dim) {
 }
 
 /* One query's scores of `seen` keys become shares; what it had summed up before is weighed down to the new maximum. */
-static void soften(Scratch *s, int64_t query, int64_t seen, int64_t dim, float scale) {
+static void soften(Scratch *s, int64_t query, int64_t seen, int64_t width, float scale) {
   __m512 scores[KEYS_AT_ONCE / LANES], best = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
   for (int64_t i = 0; i < KEYS_AT_ONCE / LANES; i++) {
     const __m512 raw = _mm512_loadu_ps(s->scores + query * KEYS_AT_ONCE + i * LANES);
@@ -106,9 +109,9 @@ static void soften(Scratch *s, int64_t query, int64_t seen, int64_t dim, float s
   const __m512 kept = exp_f32(_mm512_set1_ps(before - now));
   s->best[query] = now;
   s->total[query] = s->total[query] * _mm512_cvtss_f32(kept) + _mm512_reduce_add_ps(sum);
-  float *context = s->context + query * dim;
+  float *context = s->context + query * width;
   if (before != now)
-    for (int64_t i = 0; i < dim; i += LANES)
+    for (int64_t i = 0; i < width; i += LANES)
       _mm512_storeu_ps(context + i, _mm512_mul_ps(_mm512_loadu_ps(context + i), kept));
 }
 
@@ -118,7 +121,7 @@ static void take_queries(Scratch *s, const Pool *pool, const Span *span) {
     memcpy(s->query + i * heads * pool->dim / 2, span->query + (i * span->heads + span->group * heads) * pool->dim,
            heads * size);
   for (int64_t i = 0; i < span->tokens * heads; i++) s->best[i] = -INFINITY, s->total[i] = 0;
-  memset(s->context, 0, span->tokens * heads * pool->dim * sizeof(float));
+  memset(s->context, 0, span->tokens * heads * width_of(pool) * sizeof(float));
 }
 
 static void give_context(const Scratch *s, const Pool *pool, const Span *span) {
@@ -127,7 +130,7 @@ static void give_context(const Scratch *s, const Pool *pool, const Span *span) {
     const __m512 total = _mm512_set1_ps(s->total[i]);
     bf16 *to = span->context + (i / heads * span->heads + span->group * heads + i % heads) * pool->dim;
     for (int64_t c = 0; c < pool->dim; c += LANES)
-      store_bf16(to + c, _mm512_div_ps(_mm512_loadu_ps(s->context + i * pool->dim + c), total));
+      store_bf16(to + c, _mm512_div_ps(_mm512_loadu_ps(s->context + i * width_of(pool) + c), total));
   }
 }
 
@@ -135,6 +138,7 @@ static void attend(const Pool *pool, const Span *span) {
   Scratch s;
   const bf16 *keys[2][KEYS_AT_ONCE], *values[2][KEYS_AT_ONCE];
   const int64_t heads = span->heads / pool->groups, queries = span->tokens * heads, pairs = pool->dim / 2;
+  const int64_t width = width_of(pool);
   const int64_t length = span->length + span->tokens - 1; /* of the last token */
   const float scale = 1 / sqrtf(pool->dim);
   take_queries(&s, pool, span);
@@ -150,13 +154,13 @@ static void attend(const Pool *pool, const Span *span) {
     product(&(Tile){.x = s.query, .x_stride = pairs, .w = s.keys, .w_stride = pairs * LANES, .pairs = pairs,
                    .sums = s.scores, .sums_stride = KEYS_AT_ONCE, .is_fresh = 1},
             queries, (count + 2 * LANES - 1) / (2 * LANES) * 2);
-    for (int64_t i = 0; i < queries; i++) soften(&s, i, span->length + i / heads - first, pool->dim, scale);
+    for (int64_t i = 0; i < queries; i++) soften(&s, i, span->length + i / heads - first, width, scale);
     prefetch(values[!now], following, pool->dim);
     pack_values(&s, values[now], count, pool->dim);
     product(&(Tile){.x = (const uint32_t *)s.shares, .x_stride = KEYS_AT_ONCE / 2, .w = s.values,
                    .w_stride = KEYS_AT_ONCE / 2 * LANES, .pairs = (count + 1) / 2, .sums = s.context,
-                   .sums_stride = pool->dim},
-            queries, pool->dim / LANES);
+                   .sums_stride = width},
+            queries, width / LANES);
     count = following, now = !now;
   }
   give_context(&s, pool, span);

@@ -19,7 +19,7 @@ from cluster.engine.native import library
 from cluster.engine.native.spans import spans
 from cluster.engine.native.weights import MAX_QUERIES, Weights, fits
 from cluster.engine.plan import StepPlan, StepResult
-from cluster.engine.sampling.sample import NOTHING, Scan, sample
+from cluster.engine.sampling.sample import NOTHING, Scan, sample, sample_one_by_one
 from cluster.errors import ConfigurationError
 from cluster.model.chatglm import ChatGLM3Model
 
@@ -41,16 +41,21 @@ class NativeRunner:
         num_pages: pages of the KV pool, the null page 0 included.
         page_size: tokens per page.
         threads: that compute, the calling one included.
+        is_deterministic: whether rows are drawn from one by one too. Scores are equal to the last bit in any case,
+            whatever else is in a step, however a prompt is cut and however many threads there are.
 
     Raises:
         ConfigurationError: there are too few pages to hold anything, or the system does not give the memory or threads.
     """
 
-    def __init__(self, model: ChatGLM3Model, *, num_pages: int, page_size: int, threads: int) -> None:
+    def __init__(
+        self, model: ChatGLM3Model, *, num_pages: int, page_size: int, threads: int, is_deterministic: bool = False
+    ) -> None:
         functions = library.load()
         assert functions is not None, "nobody asked can_run"
         self.num_pages, self.page_size = num_pages, page_size
         self._config = model.config
+        self._draw = sample_one_by_one if is_deterministic else sample
         self._weights = Weights(model, allocate_pool(model, num_pages, page_size))
         self._step = functions.chatglm_step
         self._crew = functions.chatglm_begin(threads)
@@ -66,7 +71,7 @@ class NativeRunner:
         columns = plan.sampling
         scan = Scan.empty(len(columns.rows))
         scores = self.scores(plan, scan)
-        return sample(scores, columns, scan) if columns.rows.size else NOTHING
+        return self._draw(scores, columns, scan) if columns.rows.size else NOTHING
 
     def scores(self, plan: StepPlan, scan: Scan) -> Tensor:
         """Write the step's keys and values and attend. Returns float32 [S, V] of the rows that draw, until the next."""

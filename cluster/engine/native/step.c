@@ -92,13 +92,13 @@ static void embed(const Step *s, int64_t token) {
 /* Rotates the first half of a head in pairs of neighbours and rounds the whole of it. */
 static void turn_head(const float *from, const float *turns, int64_t dim, bf16 *to) {
   float turned[MAX_DIM];
+  memcpy(turned, from, dim * sizeof(float));
   for (int64_t j = 0; j < dim / 4; j++) {
     const float cosine = turns[2 * j], sine = turns[2 * j + 1], even = from[2 * j], odd = from[2 * j + 1];
     turned[2 * j] = even * cosine - odd * sine;
     turned[2 * j + 1] = odd * cosine + even * sine;
   }
-  for (int64_t i = 0; i < dim; i += LANES) /* dim is a multiple of 32, so the halves meet between two vectors */
-    store_bf16(to + i, _mm512_loadu_ps((i < dim / 2 ? turned : from) + i));
+  for (int64_t i = 0; i < dim; i += LANES) store_bf16(to + i, _mm512_loadu_ps(turned + i));
 }
 
 static void turn(const Step *s, int64_t layer, int64_t token) {

@@ -27,7 +27,7 @@ def fits(model: ChatGLM3Model) -> bool:
     """Whether the C step computes such a model: plain linears, heads of whole vectors."""
     config = model.config
     heads, dim = config.num_attention_heads // config.multi_query_group_num, config.kv_channels
-    has_shape = config.hidden_size % LANES == 0 and dim % (2 * LANES) == 0 and dim <= MAX_DIM and heads <= MAX_QUERIES
+    has_shape = config.hidden_size % LANES == 0 and dim % LANES == 0 and dim <= MAX_DIM and heads <= MAX_QUERIES
     return has_shape and config.ffn_hidden_size % 2 == 0 and all(type(one) is nn.Linear for one in _linears(model))
 
 

@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.engine.deterministic import DeterministicRunner
+from cluster.engine.native.runner import NativeRunner
 from cluster.engine.runner import ModelRunner
 from cluster.engine.threads import num_threads
 from tests.support.exactness import PAGE_SIZE, POOL_PAGES, Ask, Drawn, Lab, assert_alike, assert_same, is_near_tie
+from tests.support.native import native_runner
 from tests.support.random_model import SHAPE, random_model
 
 TEXTS = [[(7 * place * place + 11 * text) % SHAPE.padded_vocab_size for place in range(90)] for text in range(3)]
@@ -58,9 +60,12 @@ def default():
     return Lab(ModelRunner(random_model(torch.float32), num_pages=POOL_PAGES, page_size=PAGE_SIZE))
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "native"])
 def exact(request):
-    return Lab(DeterministicRunner(random_model(request.param), num_pages=POOL_PAGES, page_size=PAGE_SIZE))
+    if request.param == "native":
+        return Lab(native_runner(num_pages=POOL_PAGES, page_size=PAGE_SIZE, is_deterministic=True))
+    dtype = getattr(torch, request.param)
+    return Lab(DeterministicRunner(random_model(dtype), num_pages=POOL_PAGES, page_size=PAGE_SIZE))
 
 
 def pool_for(mix, spare):
@@ -71,7 +76,7 @@ def pool_for(mix, spare):
 def compare(lab, mix, outcome):
     """Hold each answer against the one that was computed alone, by the rule of the lab's mode."""
     for ask, draws in zip(mix, outcome.draws, strict=True):
-        if isinstance(lab.runner, DeterministicRunner):
+        if isinstance(lab.runner, DeterministicRunner | NativeRunner):
             assert_same(lab.alone(ask), draws)
         else:
             assert_alike(ask, lab.alone(ask), draws)
