@@ -39,6 +39,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         max_batched_tokens=args.max_batched_tokens,
         max_waiting=args.max_waiting,
         max_wait_s=args.max_wait_s,
+        max_named_tenants=args.max_named_tenants,
         deterministic=args.deterministic,
         engine_process=args.engine_process,
     )

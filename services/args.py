@@ -28,6 +28,7 @@ class AppArgs(BaseModel):
     max_batched_tokens: int
     max_waiting: int
     max_wait_s: float
+    max_named_tenants: int
     history_ttl_s: int
     longest_turn_s: int
     drain_grace_s: int

@@ -56,6 +56,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         max_batched_tokens=settings.max_batched_tokens,
         max_waiting=settings.max_waiting,
         max_wait_s=settings.max_wait_s,
+        max_named_tenants=settings.max_named_tenants,
         history_ttl_s=int(settings.history_ttl_days * 86400),
         longest_turn_s=LONGEST_TURN_S,
         drain_grace_s=settings.drain_grace_s,

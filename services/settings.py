@@ -52,6 +52,7 @@ class ClusterSettings(BaseSettings):
     max_batched_tokens: Annotated[int, Field(ge=16, le=65536, validate_default=True)] = 512
     max_waiting: Annotated[int, Field(ge=1, le=65536)] = 256
     max_wait_s: Annotated[float, Field(gt=0, le=86400)] = 30
+    max_named_tenants: Annotated[int, Field(ge=0, le=1000)] = 20
     deterministic: bool = Field(
         False, description="equal requests get equal answers to the last bit, whatever else runs; several times slower"
     )

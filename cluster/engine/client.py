@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from cluster.engine.tenant_use import TenantUse
 from cluster.protocol import Finish, GenerateRequest, Tokens
 
 StepOutput = tuple[int, Tokens | Finish]  # (attempt, event)
@@ -30,6 +31,7 @@ class EngineStats:
     steps: int = 0  # counter
     preemptions: int = 0  # counter
     evicted_pages: int = 0  # counter
+    tenants: dict[str, TenantUse] = field(default_factory=dict)  # by name, at most a second old
 
 
 class EngineClient(Protocol):

@@ -22,6 +22,7 @@ class ReplicaConfig:
         max_batched_tokens: tokens of one engine step.
         max_waiting: turns that may wait for the batch; more are refused.
         max_wait_s: predicted wait for the batch beyond which turns are refused.
+        max_named_tenants: tenants with a label of their own in the metrics.
         deterministic: equal bits for equal requests, see ``cluster.engine.deterministic``.
         engine_process: whether the engine has a process of its own, see ``cluster.engine.process``.
     """
@@ -36,6 +37,7 @@ class ReplicaConfig:
     max_batched_tokens: int = 512
     max_waiting: int = 256
     max_wait_s: float = 30.0
+    max_named_tenants: int = 20
     deterministic: bool = False
     engine_process: bool = False
 

@@ -67,4 +67,5 @@ def _engine_config(config: ReplicaConfig) -> EngineConfig:
         max_batched_tokens=config.max_batched_tokens,
         max_waiting=config.max_waiting,
         max_wait_s=config.max_wait_s,
+        max_named_tenants=config.max_named_tenants,
     )

@@ -73,6 +73,10 @@ def up(
     max_wait_s: Annotated[
         float | None, _option("Predicted wait for the batch from which turns are refused; default 30.", "max_wait_s")
     ] = None,
+    max_named_tenants: Annotated[
+        int | None,
+        _option("Tenants with a label of their own in /metrics; default 20, the rest are other.", "max_named_tenants"),
+    ] = None,
     deterministic: Annotated[
         bool | None,
         _option(
@@ -120,6 +124,7 @@ def up(
         max_batched_tokens=max_batched_tokens,
         max_waiting=max_waiting,
         max_wait_s=max_wait_s,
+        max_named_tenants=max_named_tenants,
         deterministic=deterministic,
         engine_process=engine_process,
         history_ttl_days=history_ttl_days,
