@@ -54,6 +54,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         kv_cache_bytes=kv_cache_bytes,
         max_num_seqs=settings.max_num_seqs,
         max_batched_tokens=settings.max_batched_tokens,
+        max_prefill_while_decoding=settings.max_prefill_while_decoding,
         max_waiting=settings.max_waiting,
         max_wait_s=settings.max_wait_s,
         max_named_tenants=settings.max_named_tenants,

@@ -67,6 +67,10 @@ def up(
     max_batched_tokens: Annotated[
         int | None, _option("Tokens of one engine step; default 512.", "max_batched_tokens")
     ] = None,
+    max_prefill_while_decoding: Annotated[
+        int | None,
+        _option("Prompt tokens of a step while answers run; default 256.", "max_prefill_while_decoding"),
+    ] = None,
     max_waiting: Annotated[
         int | None, _option("Turns that may wait for a replica's batch; default 256.", "max_waiting")
     ] = None,
@@ -122,6 +126,7 @@ def up(
         threads=threads,
         max_num_seqs=max_num_seqs,
         max_batched_tokens=max_batched_tokens,
+        max_prefill_while_decoding=max_prefill_while_decoding,
         max_waiting=max_waiting,
         max_wait_s=max_wait_s,
         max_named_tenants=max_named_tenants,

@@ -23,6 +23,7 @@ from tests.support.ports import free_port
 LIMITS = {
     "max_num_seqs": 17,
     "max_batched_tokens": 300,
+    "max_prefill_while_decoding": 31,
     "max_waiting": 9,
     "max_wait_s": 4.5,
     "max_named_tenants": 3,
