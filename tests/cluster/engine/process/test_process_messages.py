@@ -44,7 +44,7 @@ REPORTS: list[Report] = [
     Started(),
     Accepted(7),
     Step([(2**64 - 1, Tokens(start=0, ids=[5], cached_tokens=2)), (3, END)], EngineStats(steps=9, prefill_rate=0.5), 1),
-    Step([], EngineStats(tenants={"acme": TenantUse(1, 2, 3, 4, 5), "other": TenantUse()}), 0),
+    Step([], EngineStats(), 0, {"acme": TenantUse(1, 2, 3, 4, 5), "other": TenantUse()}),
     Step([], EngineStats(), 0),
 ]
 
