@@ -37,8 +37,10 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         kv_cache_bytes=args.kv_cache_bytes,
         max_num_seqs=args.max_num_seqs,
         max_batched_tokens=args.max_batched_tokens,
+        max_prefill_while_decoding=args.max_prefill_while_decoding,
         max_waiting=args.max_waiting,
         max_wait_s=args.max_wait_s,
+        max_named_tenants=args.max_named_tenants,
         deterministic=args.deterministic,
         engine_process=args.engine_process,
     )

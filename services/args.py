@@ -26,8 +26,10 @@ class AppArgs(BaseModel):
     kv_cache_bytes: int | None
     max_num_seqs: int
     max_batched_tokens: int
+    max_prefill_while_decoding: int
     max_waiting: int
     max_wait_s: float
+    max_named_tenants: int
     history_ttl_s: int
     longest_turn_s: int
     drain_grace_s: int

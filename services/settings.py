@@ -50,8 +50,10 @@ class ClusterSettings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads per replica; 0: (cores - 1) / replicas")
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
     max_batched_tokens: Annotated[int, Field(ge=16, le=65536, validate_default=True)] = 512
+    max_prefill_while_decoding: Annotated[int, Field(ge=1, le=65536)] = 256
     max_waiting: Annotated[int, Field(ge=1, le=65536)] = 256
     max_wait_s: Annotated[float, Field(gt=0, le=86400)] = 30
+    max_named_tenants: Annotated[int, Field(ge=0, le=1000)] = 20
     deterministic: bool = Field(
         False, description="equal requests get equal answers to the last bit, whatever else runs; several times slower"
     )

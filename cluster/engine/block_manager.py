@@ -21,6 +21,9 @@ from weakref import WeakValueDictionary
 from cluster.engine.eviction import Eviction
 from cluster.engine.page_tree import Node, PageTree
 from cluster.engine.tenant_pages import Tenant, TenantPages
+from cluster.engine.tenant_use import OTHER, Counts, TenantLedger, TenantUse
+
+_NOTHING = TenantPages()
 
 
 @dataclass(slots=True, eq=False)
@@ -51,9 +54,12 @@ class BlockTable:
 
 
 class BlockManager:
-    """Hands out pages ``1 … num_pages - 1``. Page 0 is the null page, the target of padding writes."""
+    """Hands out pages ``1 … num_pages - 1``. Page 0 is the null page, the target of padding writes.
 
-    def __init__(self, *, num_pages: int, page_size: int, model_id: str) -> None:
+    ``max_named_tenants``: see ``tenant_use``.
+    """
+
+    def __init__(self, *, num_pages: int, page_size: int, model_id: str, max_named_tenants: int = 20) -> None:
         self.num_pages = num_pages
         self.page_size = page_size
         self.num_cached = 0
@@ -64,6 +70,7 @@ class BlockManager:
         # A tenant lives as long as a table or a page of its salt, so those that left cost nothing.
         self._tenants: WeakValueDictionary[str, Tenant] = WeakValueDictionary()
         self._eviction = Eviction(self._tenants)
+        self._ledger = TenantLedger(max_named_tenants)
         self._num_uses = 0
 
     @property
@@ -83,6 +90,15 @@ class BlockManager:
     def tenants(self) -> dict[str, TenantPages]:
         """The account of every tenant with a table or a page. O(tenants)."""
         return {salt: tenant.pages() for salt, tenant in self._tenants.items()}
+
+    def tenant_use(self) -> dict[str, TenantUse]:
+        """The use of every named tenant, and that of all others as ``OTHER``. O(named tenants)."""
+        pages = {salt: self._pages_of(salt) for salt in self._ledger.named}
+        use = {salt: self._use(counts, pages[salt]) for salt, counts in self._ledger.named.items()}
+        cached = self.num_cached - sum([each.cached for each in pages.values()])
+        active = self.num_active - sum([each.active for each in pages.values()])
+        use[OTHER] = self._use(self._ledger.rest, TenantPages(cached=cached, active=active))
+        return use
 
     def observe(self, now: float) -> None:
         """Take the time, in seconds on the engine's clock; it never goes back."""
@@ -208,8 +224,20 @@ class BlockManager:
         if table.is_counted:
             return
         table.is_counted = True
-        table.tenant.hits += table.num_indexed
-        table.tenant.misses += table.misses
+        self._ledger.note_lookup(table.tenant.salt, hits=table.num_indexed, misses=table.misses)
+
+    def _pages_of(self, salt: str) -> TenantPages:
+        tenant = self._tenants.get(salt)
+        return _NOTHING if tenant is None else tenant.pages()
+
+    def _use(self, counts: Counts, pages: TenantPages) -> TenantUse:
+        return TenantUse(
+            active_pages=pages.active,
+            cached_pages=pages.cached,
+            hit_tokens=counts.hits * self.page_size,
+            miss_tokens=counts.misses * self.page_size,
+            evicted_pages=counts.evicted,
+        )
 
     def _replace(self, table: BlockTable, i: int, node: Node) -> None:
         """Swap page ``i`` of ``table``, held by it alone, for the indexed page of equal content."""
@@ -258,6 +286,7 @@ class BlockManager:
                 self._tree.remove(node)
             self._free += pages
             tenant.held -= len(pages)
+            self._ledger.note_evicted(tenant.salt, len(pages))
             self._eviction.note(tenant.salt)
             self.num_cached -= len(pages)
             self.evicted_pages += len(pages)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
+from cluster.engine.tenant_use import TenantUse
 from cluster.protocol import Finish, GenerateRequest, Tokens
 
 StepOutput = tuple[int, Tokens | Finish]  # (attempt, event)
 Sink = Callable[[Sequence[StepOutput]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
+class EngineStats(msgspec.Struct, frozen=True):
     """A snapshot of counters (monotonic since start) and levels (now). Cheap: no lock is held while stepping."""
 
     running: int = 0  # level: sequences in the batch
@@ -30,6 +31,7 @@ class EngineStats:
     steps: int = 0  # counter
     preemptions: int = 0  # counter
     evicted_pages: int = 0  # counter
+    tenants: dict[str, TenantUse] = {}  # by name, at most a second old
 
 
 class EngineClient(Protocol):

@@ -40,6 +40,7 @@ class EngineConfig:
         max_waiting: sequences queued before new ones are refused, except those of a tenant with less than its share of
             the queue, which may fill it twice; bounds memory.
         max_wait_s: predicted seconds in the queue beyond which new ones are refused; infinity never refuses.
+        max_named_tenants: tenants whose use of the cache is told apart, see ``tenant_use``; 0 tells nobody's.
     """
 
     model_id: str
@@ -52,6 +53,7 @@ class EngineConfig:
     max_prefill_while_decoding: int = 256
     max_waiting: int = 256
     max_wait_s: float = 30.0
+    max_named_tenants: int = 20
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -59,6 +61,8 @@ class EngineConfig:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not self.max_wait_s > 0:
             raise ConfigurationError(f"max_wait_s must be above 0, not {self.max_wait_s}.")
+        if self.max_named_tenants < 0:
+            raise ConfigurationError(f"max_named_tenants must be at least 0, not {self.max_named_tenants}.")
         if self.num_pages is not None and self.num_pages < 2:
             raise ConfigurationError(f"num_pages must be at least 2 (page 0 is not usable), not {self.num_pages}.")
         if self.max_batched_tokens <= self.max_num_seqs:

@@ -6,6 +6,7 @@ runner's to say, by raising again. Everything here runs in one thread; ``Threade
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -19,10 +20,12 @@ from cluster.engine.guide import Guide
 from cluster.engine.plan import Runner, StepResult
 from cluster.engine.scheduler import Scheduler
 from cluster.engine.step_pace import StepWatch
+from cluster.engine.tenant_use import TenantUse
 from cluster.errors import ConfigurationError
 from cluster.protocol import GenerateRequest
 
 STEP_FAILED = "step_failed"
+TENANTS_EVERY_S = 1.0  # how often a busy engine gathers the figures of its tenants
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +54,8 @@ class Engine:
         self.failures_in_a_row = 0
         self.watch = watch or StepWatch(clock)
         self._clock = clock
+        self._tenants: dict[str, TenantUse] = {}
+        self._tenants_at = -math.inf
 
     @property
     def has_work(self) -> bool:
@@ -122,7 +127,15 @@ class Engine:
             steps=counters.steps,
             preemptions=scheduler.planner.preemptions,
             evicted_pages=blocks.evicted_pages,
+            tenants=self._tenant_use(),
         )
+
+    def _tenant_use(self) -> dict[str, TenantUse]:
+        """Figures at most a second old; those of an engine without work, which may sleep for long, are of now."""
+        now = self._clock()
+        if now - self._tenants_at >= TENANTS_EVERY_S or not self.has_work:
+            self._tenants, self._tenants_at = self.scheduler.blocks.tenant_use(), now
+        return self._tenants
 
 
 def _check_pool(runner: Runner, config: EngineConfig) -> None:

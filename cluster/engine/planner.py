@@ -3,7 +3,8 @@
 Running sequences that need one token come first, so that no prompt ever makes a stream wait for its turn. What is left
 of the budget, bounded while streams run, goes to prompts: those in the batch and the queue's next stand in one order,
 class, then the tenant with the least virtual token count, and take chunks until it is used up. Counts are charged as
-work is decided, so the next chunk already sees the last one.
+work is decided, so the next chunk already sees the last one. Prompts that are nearly done go first, see
+``begun_prompts``.
 
 Nobody overtakes a head of the queue that does not fit, whoever it is in that step. A sequence whose tenant is below its
 share is taken before one that has begun but whose tenant has its share, and may displace; see ``preemption``.
@@ -14,11 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.engine import preemption
+from cluster.engine.begun_prompts import BegunPrompts
 from cluster.engine.block_manager import BlockManager
 from cluster.engine.config import EngineConfig
 from cluster.engine.fairness import CACHED, OUTPUT, Accounts
 from cluster.engine.followers import Followers
-from cluster.engine.growing_heap import GrowingHeap
 from cluster.engine.pace import QueuePace
 from cluster.engine.preemption import Shares, Size
 from cluster.engine.queue import Queue
@@ -118,20 +119,20 @@ class Planner:
 
     def _fill(self, step: Step) -> None:
         """Give what is left of the budget to prompts, in the batch and from the queue, in one order."""
-        prompts: GrowingHeap[Sequence] = GrowingHeap(lambda seq: (seq.priority, seq.account.count, seq.arrival))
         begun = [seq for seq in self.running if not seq.num_scheduled]
-        for seq in begun:
-            prompts.push(seq)
         step.promised = sum([self._missing(seq) for seq in begun])  # decodes have what they need
         self.followers.watch(begun)
+        prompts = BegunPrompts(begun, max_lead=self.config.max_batched_tokens)
         while step.budget > 0:
-            running, head = prompts.peek(), None if step.is_closed else self._next()
+            running, head = prompts.first(), None if step.is_closed else self._next()
             if head is not None and (running is None or _goes_before(head, running)):
-                if not self._take_in(step, head):
+                ending = prompts.ending_before(head)
+                if ending is not None:
+                    self._continue(step, prompts.take(ending))
+                elif not self._take_in(step, head):
                     step.is_closed = True
             elif running is not None:
-                prompts.remove(running)
-                self._continue(step, running)
+                self._continue(step, prompts.take(prompts.ending_before(running) or running))
             else:
                 return
 

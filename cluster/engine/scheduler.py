@@ -53,7 +53,12 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig, num_pages: int) -> None:
         self.config = config
-        self.blocks = BlockManager(num_pages=num_pages, page_size=config.page_size, model_id=config.model_id)
+        self.blocks = BlockManager(
+            num_pages=num_pages,
+            page_size=config.page_size,
+            model_id=config.model_id,
+            max_named_tenants=config.max_named_tenants,
+        )
         self.counters = Counters()
         self.admission = Admission(config, self.blocks)
         self.planner = Planner(config, self.blocks, self.admission.pace)

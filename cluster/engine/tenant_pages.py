@@ -23,19 +23,15 @@ _FEW_QUEUES = 16
 
 @dataclass(frozen=True, slots=True)
 class TenantPages:
-    """A tenant's pages now, and since its oldest page or sequence came.
+    """A tenant's pages now.
 
     Attributes:
         cached: pages that nobody holds but the index can find.
         active: pages that its sequences hold; shared ones count once.
-        hits: full prompt pages found at admission.
-        misses: full prompt pages not found at admission; the page with the last token is neither.
     """
 
-    cached: int
-    active: int
-    hits: int
-    misses: int
+    cached: int = 0
+    active: int = 0
 
 
 class CachedPages:
@@ -132,20 +128,17 @@ class Tenant(Node):
     Attributes:
         weight: its part of the cache against other tenants; positive.
         held: pages it has, ACTIVE and CACHED.
-        hits, misses: as in ``TenantPages``.
     """
 
     salt: str = ""
     weight: float = 1.0
     held: int = 0
-    hits: int = 0
-    misses: int = 0
     cached: CachedPages = field(default_factory=CachedPages)
 
     def pages(self) -> TenantPages:
         """The account as a value."""
         cached = self.cached.num_pages
-        return TenantPages(cached=cached, active=self.held - cached, hits=self.hits, misses=self.misses)
+        return TenantPages(cached=cached, active=self.held - cached)
 
 
 def _oldest(queue: OrderedDict[int, int]) -> int:

@@ -20,8 +20,10 @@ class ReplicaConfig:
         page_size: tokens per page.
         max_num_seqs: sequences in a batch; also the replica's soft capacity for the router.
         max_batched_tokens: tokens of one engine step.
+        max_prefill_while_decoding: of those, prompt tokens while any answer is being generated.
         max_waiting: turns that may wait for the batch; more are refused.
         max_wait_s: predicted wait for the batch beyond which turns are refused.
+        max_named_tenants: tenants with a label of their own in the metrics.
         deterministic: equal bits for equal requests, see ``cluster.engine.deterministic``.
         engine_process: whether the engine has a process of its own, see ``cluster.engine.process``.
     """
@@ -34,8 +36,10 @@ class ReplicaConfig:
     page_size: int = PAGE_SIZE
     max_num_seqs: int = 64
     max_batched_tokens: int = 512
+    max_prefill_while_decoding: int = 256
     max_waiting: int = 256
     max_wait_s: float = 30.0
+    max_named_tenants: int = 20
     deterministic: bool = False
     engine_process: bool = False
 

@@ -65,6 +65,8 @@ def _engine_config(config: ReplicaConfig) -> EngineConfig:
         page_size=config.page_size,
         max_num_seqs=config.max_num_seqs,
         max_batched_tokens=config.max_batched_tokens,
+        max_prefill_while_decoding=config.max_prefill_while_decoding,
         max_waiting=config.max_waiting,
         max_wait_s=config.max_wait_s,
+        max_named_tenants=config.max_named_tenants,
     )

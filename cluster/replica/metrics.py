@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cluster.engine.client import EngineStats
+from cluster.engine.tenant_use import TenantUse
 from cluster.metrics.families import Family, counter, gauge
 
 RATE_WINDOW_S = 5.0
@@ -37,6 +38,7 @@ class EngineFamilies:
             counter("chatglm_preemptions", "Sequences that gave their pages up and started over.", stats.preemptions),
             counter("chatglm_aborted_attempts", "Attempts whose owner or caller left.", aborts),
             counter("chatglm_evicted_pages", "Cached pages given to others.", stats.evicted_pages),
+            *_tenant_families(stats.tenants),
         ]
 
     def _rate(self, tokens: int) -> float:
@@ -55,3 +57,21 @@ def _turns(stats: EngineStats) -> dict[str, float]:
 def _pages(stats: EngineStats) -> dict[str, float]:
     free = stats.pages_total - stats.pages_active - stats.pages_cached
     return {"active": stats.pages_active, "cached": stats.pages_cached, "free": free}
+
+
+def _tenant_families(tenants: Mapping[str, TenantUse]) -> list[Family]:
+    """The cache by tenant: a bounded number of names, see ``tenant_use``."""
+
+    def by_tenant(figure: Callable[[TenantUse], int]) -> dict[str, float]:
+        return {name: figure(use) for name, use in tenants.items()}
+
+    active, cached = by_tenant(lambda use: use.active_pages), by_tenant(lambda use: use.cached_pages)
+    hits, misses = by_tenant(lambda use: use.hit_tokens), by_tenant(lambda use: use.miss_tokens)
+    evicted = by_tenant(lambda use: use.evicted_pages)
+    return [
+        gauge("chatglm_tenant_active_pages", "KV pages that a tenant's turns hold.", active, label="tenant"),
+        gauge("chatglm_tenant_cached_pages", "KV pages that are kept for a tenant.", cached, label="tenant"),
+        counter("chatglm_tenant_hit_tokens", "Prompt tokens found in the cache, in whole pages.", hits, label="tenant"),
+        counter("chatglm_tenant_miss_tokens", "Prompt tokens not found, in whole pages.", misses, label="tenant"),
+        counter("chatglm_tenant_evicted_pages", "Cached pages that a tenant lost.", evicted, label="tenant"),
+    ]

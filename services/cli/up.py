@@ -67,11 +67,19 @@ def up(
     max_batched_tokens: Annotated[
         int | None, _option("Tokens of one engine step; default 512.", "max_batched_tokens")
     ] = None,
+    max_prefill_while_decoding: Annotated[
+        int | None,
+        _option("Prompt tokens of a step while answers run; default 256.", "max_prefill_while_decoding"),
+    ] = None,
     max_waiting: Annotated[
         int | None, _option("Turns that may wait for a replica's batch; default 256.", "max_waiting")
     ] = None,
     max_wait_s: Annotated[
         float | None, _option("Predicted wait for the batch from which turns are refused; default 30.", "max_wait_s")
+    ] = None,
+    max_named_tenants: Annotated[
+        int | None,
+        _option("Tenants with a label of their own in /metrics; default 20, the rest are other.", "max_named_tenants"),
     ] = None,
     deterministic: Annotated[
         bool | None,
@@ -118,8 +126,10 @@ def up(
         threads=threads,
         max_num_seqs=max_num_seqs,
         max_batched_tokens=max_batched_tokens,
+        max_prefill_while_decoding=max_prefill_while_decoding,
         max_waiting=max_waiting,
         max_wait_s=max_wait_s,
+        max_named_tenants=max_named_tenants,
         deterministic=deterministic,
         engine_process=engine_process,
         history_ttl_days=history_ttl_days,

@@ -3,9 +3,12 @@
 Every round loads each server in turn at each concurrency, so that a busy moment of the machine hits all alike; the
 table shows medians over the rounds. Conversations are stateless and of several turns: each turn sends the whole history
 and streams an answer of fixed length. With a process id, the memory of the server is told: the proportional set size of
-that process and all its descendants. With a checkpoint, the share of the memory's bandwidth that one stream draws.
+that process and all its descendants. From it ``--kv-pool-gib``, the size of every server's KV pool, is taken: servers
+touch their pools at different times, and how much of one is resident cannot be seen from outside, so choose a pool that
+the load fills, or one that is small beside the rest. With a checkpoint, the share of the memory's bandwidth that one
+stream draws. ``--json`` keeps what was measured, for ``plot_serving``.
 
-    python tests/benchmarks/bench_serving.py --model chatglm3 --rounds 5 --checkpoint DIR \
+    python tests/benchmarks/bench_serving.py --model chatglm3 --rounds 5 --checkpoint DIR --json FILE \
         --server ours=http://127.0.0.1:8000,sk-…,PID --server peer=http://127.0.0.1:9000,none,PID
 """
 
@@ -19,8 +22,8 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", action="append", required=True, help="name=URL,KEY[,PID]; may be repeated")
     parser.add_argument("--checkpoint", type=Path, help="what they serve, to tell the share of the bandwidth")
+    parser.add_argument("--json", type=Path, help="append every run of load to this file, one line each")
+    parser.add_argument("--kv-pool-gib", type=float, default=0.0, help="every server's KV pool, taken from its memory")
     parser.add_argument("--model", default="chatglm3")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
@@ -207,8 +212,31 @@ async def measure(servers: list[Server], options: argparse.Namespace) -> dict[tu
                 await asyncio.sleep(SETTLE_S)
                 load = await run(server, options, streams, f"{begun}-{number}-{streams}")
                 loads.setdefault((server.name, streams), []).append(load)
+                if options.json:
+                    append(options.json, name_of(options), server.name, streams, load)
                 print(f"round {number + 1}: {server.name} × {streams}: {load.rate:.1f} tok/s", file=sys.stderr)  # noqa: T201
     return loads
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """What tells runs on one checkpoint from those on another."""
+    return (options.checkpoint or Path(options.model)).name
+
+
+def append(file: Path, checkpoint: str, server: str, streams: int, load: Load) -> None:
+    """Add one run to a file of JSON lines."""
+    with file.open("a") as lines:
+        lines.write(json.dumps({"checkpoint": checkpoint, "server": server, "streams": streams, **asdict(load)}) + "\n")
+
+
+def read(files: Iterable[Path]) -> dict[str, dict[tuple[str, int], list[Load]]]:
+    """What ``append`` wrote: by checkpoint, then by server and streams."""
+    found: dict[str, dict[tuple[str, int], list[Load]]] = {}
+    for line in itertools.chain.from_iterable(file.read_text().splitlines() for file in files):
+        record = json.loads(line)
+        checkpoint, *key = (record.pop(name) for name in ("checkpoint", "server", "streams"))
+        found.setdefault(checkpoint, {}).setdefault(tuple(key), []).append(Load(**record))
+    return found
 
 
 COLUMNS: dict[str, Callable[[list[Load]], float]] = {  # what a row tells, and of which runs
@@ -274,15 +302,24 @@ def bounds(loads: dict[tuple[str, int], list[Load]], checkpoint: Path) -> str:
     return "\n".join(lines)
 
 
+def memories(servers: list[Server], pool: int) -> Iterator[str]:
+    """Each server's memory less its KV pool of ``pool`` bytes, and the first one's over it."""
+    left = {server.name: server.memory() - pool for server in servers}
+    for name, size in left.items():
+        yield (
+            f"{name}: {size / 2**20:.0f} MiB{ratio(next(iter(left.values())), size)}: proportional set size of "
+            f"{(size + pool) / 2**20:.0f} less a KV pool of {pool / 2**20:.0f} that is taken to be resident as a whole"
+        )
+
+
 def main() -> None:
     """Measure and print."""
     options = parse()
     servers = [Server.parse(text) for text in options.server]
     loads = asyncio.run(measure(servers, options))
     print(table(loads, [server.name for server in servers]))  # noqa: T201
-    for server in servers:
-        if server.pid is not None:
-            print(f"{server.name}: {server.memory() / 2**20:.0f} MiB proportional set size")  # noqa: T201
+    for line in memories([server for server in servers if server.pid is not None], int(options.kv_pool_gib * 2**30)):
+        print(line)  # noqa: T201
     if options.checkpoint:
         print(bounds(loads, options.checkpoint))  # noqa: T201
 

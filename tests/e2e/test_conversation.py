@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError
-from openai.types.responses import Response
+from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from openai.types.responses import Response, ResponseUsage
 
 from cluster.demo import CHECKPOINT
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
@@ -17,6 +18,7 @@ from services.conversations.redis_store import RedisConversationStore
 from services.turns.prompt import prompt_ids, stored_messages
 from tests.support.cluster import MODEL, ClusterProcess, run_command
 from tests.support.cold_run import ColdModel
+from tests.support.pasts import fed_tokens
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -70,6 +72,41 @@ def test_a_conversation_stays_on_one_replica_and_reuses_its_cache(cluster: Clust
         held = response.usage.input_tokens + response.usage.output_tokens
     assert len({rank for _, rank in turns}) == 1
     assert "Anna" in turns[-1][0].output_text
+
+
+def named_talk(client: OpenAI, name: str) -> list[ResponseUsage]:
+    """Six turns of a conversation that nobody else has; each turn's past must have come from the cache."""
+    usages, fed = [], None
+    conversation = client.conversations.create().id
+    for question in QUESTIONS:
+        response = client.responses.create(
+            model=MODEL, conversation=conversation, input=f"{name}: {question}", max_output_tokens=TOKENS
+        )
+        assert response.usage is not None
+        if fed is not None:
+            assert response.usage.input_tokens_details.cached_tokens == fed // PAGE * PAGE
+        fed = fed_tokens(response)
+        usages.append(response.usage)
+    return usages
+
+
+def test_every_full_page_of_the_past_is_served_from_the_cache(cluster: ClusterProcess) -> None:
+    """Exactly, in several conversations at once, and it is told of their tenant."""
+    made = run_command("key", "create", "rememberer", state_dir=cluster.state_dir)
+    client = cluster.client().with_options(api_key=made.stdout.strip())
+    with ThreadPoolExecutor(4) as pool:
+        talks = list(pool.map(lambda i: named_talk(client, f"Person {i}"), range(4)))
+    usages = [usage for talk in talks for usage in talk]
+    found = sum(usage.input_tokens_details.cached_tokens for usage in usages)
+    whole = sum((usage.input_tokens - 1) // PAGE * PAGE for usage in usages)
+    figures = {
+        "hit_tokens_total": found,
+        "miss_tokens_total": whole - found,
+        "evicted_pages_total": 0,
+        "active_pages": 0,
+    }
+    expected = {f"chatglm_tenant_{name}{{tenant=rememberer}}": value for name, value in figures.items()}
+    wait_until(lambda: expected.items() <= cluster.metrics().items(), timeout_s=5, what="the tenant's figures")
 
 
 def test_cached_answers_equal_cold_ones(cluster: ClusterProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 from cluster.engine.block_manager import BlockManager, BlockTable
 from cluster.engine.eviction import Eviction
@@ -31,8 +32,8 @@ class FreesIndexedPages(BlockManager):
 class IgnoresThePrefix(BlockManager):
     """Takes any page with the same tokens, whatever stands before it."""
 
-    def __init__(self, *, num_pages: int, page_size: int, model_id: str) -> None:
-        super().__init__(num_pages=num_pages, page_size=page_size, model_id=model_id)
+    def __init__(self, *, num_pages: int, model_id: str, **options: Any) -> None:
+        super().__init__(num_pages=num_pages, model_id=model_id, **options)
         self._tree = _TreeWithoutPrefixes(num_pages=num_pages, model_id=model_id)
 
 
@@ -111,8 +112,8 @@ class EvictsParentsFirst(BlockManager):
 class TakesFromTheSmallest(BlockManager):
     """Lets the tenant that holds least for its weight lose pages."""
 
-    def __init__(self, *, num_pages: int, page_size: int, model_id: str) -> None:
-        super().__init__(num_pages=num_pages, page_size=page_size, model_id=model_id)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._eviction = _UnfairEviction(self._tenants)
 
 

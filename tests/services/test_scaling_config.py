@@ -41,8 +41,8 @@ VERSIONS = """
 
     ARGS = AppArgs(
         model_path="/m", model_name="m", redis_url="redis://r", device="cpu", dtype="float32", threads=1,
-        kv_cache_bytes=None, max_num_seqs=64, max_batched_tokens=512, max_waiting=256, max_wait_s=30,
-        history_ttl_s=1, longest_turn_s=1, drain_grace_s=1,
+        kv_cache_bytes=None, max_num_seqs=64, max_batched_tokens=512, max_prefill_while_decoding=256, max_waiting=256,
+        max_wait_s=30, max_named_tenants=20, history_ttl_s=1, longest_turn_s=1, drain_grace_s=1,
     )
 
     def version(**options):

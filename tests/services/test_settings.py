@@ -37,8 +37,10 @@ def test_a_joined_cluster_needs_a_store_that_all_its_machines_reach() -> None:
         ("address", "node-1", "host:port"),
         ("address", "10.0.0.1:6379", "--redis-url"),
         ("kv_cache_gib", 0, "greater than 0"),
+        ("max_prefill_while_decoding", 0, "greater than or equal to 1"),
         ("max_waiting", 0, "greater than or equal to 1"),
         ("max_wait_s", 0, "greater than 0"),
+        ("max_named_tenants", 1001, "less than or equal to 1000"),
         ("max_batched_tokens", 64, "must exceed --max-num-seqs (64)"),
     ],
 )

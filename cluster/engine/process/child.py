@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from cluster import logs
 from cluster.engine.async_engine import ThreadedEngine
@@ -173,8 +174,10 @@ class EngineHost:
             self._link.close()
 
     def _report_step(self, outputs: list[StepOutput]) -> None:
-        self._reported = self._running.stats()
-        self._send(Step(outputs, self._reported, self._running.failures_in_a_row))
+        before, stats = self._reported.tenants, self._running.stats()
+        tenants = None if stats.tenants is before else stats.tenants
+        self._send(Step(outputs, replace(stats, tenants={}), self._running.failures_in_a_row, tenants))
+        self._reported = stats
 
     def _send(self, report: Report) -> None:
         self._link.send(encode_frame(report))

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 import structlog
+from msgspec.structs import replace
 
 from cluster.engine.client import EngineClient, EngineStats, Sink, StepOutput
 from cluster.engine.process.link import Link
@@ -211,7 +212,8 @@ class ProcessEngine(EngineClient):
                 _settle(self._loaded, to_error(report.fault))
 
     def _take_step(self, step: Step) -> None:
-        self._stats = step.stats
+        tenants = self._stats.tenants if step.tenants is None else step.tenants
+        self._stats = replace(step.stats, tenants=tenants)
         self.failures_in_a_row = step.failures_in_a_row
         for attempt, event in step.outputs:
             if entry := self._open.get(attempt):

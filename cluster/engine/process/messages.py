@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from cluster.engine.client import EngineStats
+from cluster.engine.tenant_use import TenantUse
 from cluster.faults import Fault
 from cluster.protocol import Finish, GenerateRequest, Tokens
 
@@ -75,11 +76,15 @@ class Refused(msgspec.Struct, frozen=True, tag="refused", array_like=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag="step", array_like=True):
-    """Everything one engine step brought, for all attempts, and the figures after it."""
+    """Everything one engine step brought, for all attempts, and the figures after it.
+
+    Those by tenant stand apart, because most steps leave them as they were: then ``tenants`` is None.
+    """
 
     outputs: list[tuple[int, Tokens | Finish]]
     stats: EngineStats
     failures_in_a_row: int
+    tenants: dict[str, TenantUse] | None = None
 
 
 Report = Started | NotStarted | Accepted | Refused | Step

@@ -8,6 +8,7 @@ import pytest
 from cluster.engine import page_tree
 from cluster.engine.block_manager import BlockManager, BlockTable
 from cluster.engine.tenant_pages import Tenant, TenantPages
+from cluster.engine.tenant_use import TenantUse
 
 PAGE = 4
 
@@ -16,8 +17,8 @@ def tokens(ids: Iterable[int]) -> "array[int]":
     return array("i", ids)
 
 
-def make_manager(num_pages: int = 9) -> BlockManager:
-    return BlockManager(num_pages=num_pages, page_size=PAGE, model_id="m")
+def make_manager(num_pages: int = 9, **options: int) -> BlockManager:
+    return BlockManager(num_pages=num_pages, page_size=PAGE, model_id="m", **options)
 
 
 def computed(manager: BlockManager, ids: Iterable[int], salt: str = "a") -> BlockTable:
@@ -299,13 +300,13 @@ def test_time_does_not_go_back() -> None:
 
 
 def test_pages_are_counted_by_tenant() -> None:
-    """Pages held, kept, found and missed are known per tenant, shared pages once."""
+    """Pages held and kept are known per tenant, shared ones once."""
     manager = make_manager(num_pages=20)
     manager.release(computed(manager, range(9), salt="a"))
     one, two = computed(manager, range(13), salt="b"), computed(manager, range(15), salt="b")
     assert manager.tenants() == {
-        "a": TenantPages(cached=2, active=0, hits=0, misses=2),
-        "b": TenantPages(cached=0, active=5, hits=3, misses=3),
+        "a": TenantPages(cached=2, active=0),
+        "b": TenantPages(cached=0, active=5),
     }
     manager.debug_check([one, two])
 
@@ -323,8 +324,22 @@ def test_lookup_counts_once_at_admission() -> None:
         assert manager.grow(table, num_tokens)
         manager.commit(table, ids, num_tokens)
         manager.extend(table, ids)
-    account = manager.tenants()["a"]
-    assert (account.hits, account.misses) == (2, 2 + 4)
+    use = manager.tenant_use()["a"]
+    assert (use.hit_tokens, use.miss_tokens) == (2 * 4, (2 + 4) * 4)
+
+
+def test_use_is_told_by_tenant_and_adds_up() -> None:
+    """Pages, tokens found and not found, and lost pages of named tenants; the rest together, also of those that left."""
+    manager = make_manager(num_pages=11, max_named_tenants=1)
+    manager.release(computed(manager, range(9), salt="a"))
+    manager.release(computed(manager, range(5), salt="b"))
+    held = computed(manager, range(13), salt="a")
+    manager.release(computed(manager, range(21), salt="c"))
+    assert manager.tenant_use() == {
+        "a": TenantUse(active_pages=4, cached_pages=0, hit_tokens=8, miss_tokens=8 + 4, evicted_pages=0),
+        "other": TenantUse(active_pages=0, cached_pages=5, hit_tokens=0, miss_tokens=4 + 20, evicted_pages=1),
+    }
+    manager.debug_check([held])
 
 
 def test_discard_looks_only_below_its_own_pages() -> None:

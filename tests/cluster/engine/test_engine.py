@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.engine.engine import TENANTS_EVERY_S
+from cluster.engine.tenant_use import TenantUse
 from cluster.protocol import FinishReason, GenerateRequest
 from tests.fakes.engine_driver import CONFIG, NAN_TOKEN, EngineDriver, make_request
 from tests.fakes.fake_runner import expected_output
@@ -193,3 +195,24 @@ def test_failure_is_reported_without_prompts(capsys: pytest.CaptureFixture[str])
     assert "engine.step_failed" in text
     assert "the device is gone" in text
     assert "51, 52" not in text
+
+
+def test_use_by_tenant_is_gathered_once_a_second_and_at_the_end_of_work() -> None:
+    """A busy engine tells figures up to a second old; those of one that has nothing more to do are of now."""
+    driver = EngineDriver()
+    engine = driver.engine
+    driver.submit(make_request(1, list(range(9)), tenant="acme", max_new_tokens=4))
+    before = engine.stats().tenants
+    driver.step()
+    assert engine.stats().tenants is before
+    driver.clock.now += TENANTS_EVERY_S
+    assert engine.stats().tenants["acme"] == TenantUse(active_pages=3, miss_tokens=8)
+    driver.drain()
+    assert engine.stats().tenants["acme"] == TenantUse(cached_pages=3, miss_tokens=8)
+
+
+def test_number_of_tenants_told_apart_is_the_operators() -> None:
+    """Whoever comes, metrics have no more labels than were asked for."""
+    driver = EngineDriver(replace(CONFIG, max_named_tenants=2))
+    driver.run(*[make_request(i, [i] * 9, tenant=f"t{i}") for i in range(4)])
+    assert set(driver.engine.stats().tenants) == {"t0", "t1", "other"}

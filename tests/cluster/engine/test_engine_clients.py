@@ -14,6 +14,7 @@ import pytest
 
 from cluster.engine import step_pace
 from cluster.engine.client import EngineClient
+from cluster.engine.tenant_use import TenantUse
 from cluster.errors import (
     CheckpointError,
     ConfigurationError,
@@ -140,6 +141,18 @@ async def test_sink_is_called_once_per_step_and_figures_are_there_by_then(starte
             await rig.listener.finish(i)
         assert rig.listener.calls == rig.engine.stats().steps < 2 * 90
         assert (rig.engine.stats().output_tokens, rig.engine.stats().pages_active) == (180, 0)
+
+
+async def test_figures_tell_the_use_of_the_cache_by_tenant(started: Start) -> None:
+    """They cross whatever border there is, and are those of now once the work is done."""
+    async with started(max_named_tenants=1) as rig:
+        for i, tenant in enumerate(["acme", "acme", "guest"]):
+            await rig.engine.submit(make_request(i, list(range(9)), tenant=tenant, max_new_tokens=4))
+            await rig.listener.finish(i)
+        assert rig.engine.stats().tenants == {
+            "acme": TenantUse(cached_pages=3, hit_tokens=8, miss_tokens=8),
+            "other": TenantUse(cached_pages=3, miss_tokens=8),
+        }
 
 
 async def test_figures_of_steps_that_emit_nothing_are_told_too(started: Start) -> None:

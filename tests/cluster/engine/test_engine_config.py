@@ -22,6 +22,7 @@ VALID = EngineConfig(model_id="m", context_length=128, vocab_size=50)
         ("max_num_seqs", 0),
         ("max_waiting", 0),
         ("max_prefill_while_decoding", 0),
+        ("max_named_tenants", -1),
         ("max_wait_s", 0.0),
         ("max_wait_s", float("nan")),
         ("max_batched_tokens", 0),

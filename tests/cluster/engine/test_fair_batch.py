@@ -121,6 +121,36 @@ def test_backlogged_tenants_are_served_by_their_weights() -> None:
     assert served["heavy"] == pytest.approx(2 * served["light"], abs=6)
 
 
+@pytest.mark.parametrize("length", [100, 300, 900])
+def test_no_tenant_gets_ahead_by_more_than_a_budget(length: int) -> None:
+    """However long their prompts are, of which some end before others go on: at no step, by weight."""
+    config = replace(BATCH, max_num_seqs=6)
+    service, tenants = Service(config), {"a": 2.0, "b": 1.0, "c": 1.0}
+    for i in range(45):
+        tenant = "abc"[i % 3]
+        request = make_request(i, [i] * length, tenant=tenant, weight=tenants[tenant], max_new_tokens=8)
+        service.submit(request)
+    accounts = [service.engine.scheduler.planner.accounts.get(tenant) for tenant in tenants]
+    while all(account.num_waiting for account in accounts):
+        service.step()
+        counts = [account.count for account in accounts]
+        assert max(counts) - min(counts) <= config.max_batched_tokens
+
+
+def test_prompts_of_tenants_that_come_together_are_done_one_after_another() -> None:
+    """Their first ids come on average in little more than half of the last one's time, and that one is no later for it."""
+    config = replace(BATCH, max_batched_tokens=512, max_prefill_while_decoding=256)
+    service, num_prompts, length = Service(config), 8, 400
+    for i in range(num_prompts):
+        service.submit(make_request(i, [i] * length, tenant=f"t{i}", max_new_tokens=40))
+    while service.live:
+        service.step()
+    first = sorted(turn.token_times[0] for turn in service.turns.values())
+    assert sum(first) / len(first) <= 0.62 * first[-1]
+    num_tokens = num_prompts * length
+    assert first[-1] <= 1.1 * (0.02 * num_tokens / 256 + 0.001 * num_tokens)
+
+
 def test_long_outputs_are_charged_while_they_run() -> None:
     """A tenant whose answers are running falls behind one that has just come, token by token."""
     driver = EngineDriver()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.engine.client import EngineStats
+from cluster.engine.tenant_use import TenantUse
 from cluster.metrics.families import Report, counter, gauge, histogram, render
 from cluster.replica.metrics import EngineFamilies
 
@@ -49,3 +50,24 @@ def test_tokens_per_second_is_the_rate_of_the_last_seconds() -> None:
         latest = families(EngineStats(output_tokens=produced), rank=0)
     rate = next(f for f in latest if f.name == "chatglm_tokens_per_second")
     assert rate.samples[0][2] == 10
+
+
+def test_the_cache_is_told_by_tenant() -> None:
+    """Levels and counters of each name, with the process beside it; a name may hold any character."""
+    use = {"acme": TenantUse(1, 2, 32, 48, 5), "other": TenantUse(), 'a"b\n': TenantUse(cached_pages=7)}
+    text = render([Report("p", EngineFamilies()(EngineStats(tenants=use), rank=0))])
+    found = {
+        (sample.name, sample.labels["tenant"]): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+        if "tenant" in sample.labels
+    }
+    assert {name: value for (name, tenant), value in found.items() if tenant == "acme"} == {
+        "chatglm_tenant_active_pages": 1,
+        "chatglm_tenant_cached_pages": 2,
+        "chatglm_tenant_hit_tokens_total": 32,
+        "chatglm_tenant_miss_tokens_total": 48,
+        "chatglm_tenant_evicted_pages_total": 5,
+    }
+    assert found["chatglm_tenant_cached_pages", 'a"b\n'] == 7
+    assert len(found) == 3 * 5

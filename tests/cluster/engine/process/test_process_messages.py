@@ -26,6 +26,7 @@ from cluster.engine.process.messages import (
     encode_frame,
     reports,
 )
+from cluster.engine.tenant_use import TenantUse
 from cluster.protocol import Finish, FinishReason, Logprobs, Tokens, Usage
 from tests.fakes.engine_driver import make_request
 
@@ -43,6 +44,7 @@ REPORTS: list[Report] = [
     Started(),
     Accepted(7),
     Step([(2**64 - 1, Tokens(start=0, ids=[5], cached_tokens=2)), (3, END)], EngineStats(steps=9, prefill_rate=0.5), 1),
+    Step([], EngineStats(), 0, {"acme": TenantUse(1, 2, 3, 4, 5), "other": TenantUse()}),
     Step([], EngineStats(), 0),
 ]
 
