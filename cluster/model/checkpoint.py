@@ -11,7 +11,7 @@ import torch
 from cluster.errors import CheckpointError
 from cluster.model.config import CONFIG_FILE, ChatGLM3Config, load_config
 from cluster.model.files import TensorInfo, find_shards, read_infos
-from cluster.model.loader import check_tensors
+from cluster.model.loader import check_tensors, weight_bytes
 from cluster.model.random_checkpoint import SIZES, write_random_checkpoint
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
@@ -31,7 +31,7 @@ class CheckpointReport:
         files: weight files, in reading order.
         stored_dtypes: names of the dtypes the weights are stored in.
         num_parameters: of the shape.
-        weight_bytes: memory of the weights, by dtype to serve in.
+        weight_bytes: memory of the weights, by dtype to serve in; of quantized ones, what levels and scales take.
         kv_bytes_per_token: memory of one cached token, by dtype to serve in.
         vocab_size: ids the tokenizer knows, specials included.
     """
@@ -75,7 +75,7 @@ def _inspect(folder: Path, found: dict[str, object]) -> None:
     found |= {
         "config": config,
         "num_parameters": count,
-        "weight_bytes": {name: count * dtype.itemsize for name, dtype in _DTYPES.items()},
+        "weight_bytes": {name: weight_bytes(config, dtype) for name, dtype in _DTYPES.items()},
         "kv_bytes_per_token": {name: config.kv_bytes_per_token(dtype) for name, dtype in _DTYPES.items()},
     }
     shards = find_shards(folder)
