@@ -57,7 +57,7 @@ class DeterministicRunner(ModelRunner):
         if model.device.type == "cpu" and threads > _THREADS_THAT_KEEP_ROWS_WHOLE:
             self._loop_threads = 1
             _widen_linears(model, threads)
-        self._tiled = TiledAttention(self.pool)
+        self._tiled = TiledAttention(self.pool, unused=self.unused)
         with num_threads(self._loop_threads):
             is_position_free = treats_rows_alike(model, page_size, TILE_TOKENS)
         self.tile_tokens = TILE_TOKENS if is_position_free else 1
@@ -71,9 +71,8 @@ class DeterministicRunner(ModelRunner):
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> Tensor:
         """See ``ModelRunner.forward``; one tile after another."""
-        return torch.cat(
-            [_forward(self.model, tile, self._tiled)[: tile.count] for tile in tiles_of(plan, self.tile_tokens)]
-        )
+        tiles = tiles_of(self.placed(plan), self.tile_tokens)
+        return torch.cat([_forward(self.model, tile, self._tiled)[: tile.count] for tile in tiles])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See ``ModelRunner.logits``."""

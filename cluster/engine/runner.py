@@ -14,6 +14,7 @@ from torch import Tensor
 from cluster.engine.attention.gather import attention_for
 from cluster.engine.attention.kv_pool import KVPool, num_pages_for
 from cluster.engine.plan import SamplingColumns, StepPlan, StepResult
+from cluster.engine.prefix_pages import PrefixPages, num_prefix_pages
 from cluster.engine.sampling.sample import sample
 from cluster.errors import ConfigurationError
 from cluster.model.chatglm import ChatGLM3Model
@@ -46,8 +47,19 @@ class ModelRunner:
         if can_pack(model.dtype, model.device):
             pack_linears(model)
         self.model = model
-        self.pool = _allocate(model, num_pages, page_size)
-        self._attention = attention_for(self.pool)
+        self.pool = _allocate(model, num_pages + num_prefix_pages(model.config.pre_seq_len, page_size), page_size)
+        rows = model.prefix()
+        self._prefix = None if rows is None else PrefixPages(self.pool, rows)
+        self._attention = attention_for(self.pool, unused=self.unused)
+
+    @property
+    def unused(self) -> int:
+        """Places at the front of every row of the cache that hold nothing."""
+        return self._prefix.unused if self._prefix else 0
+
+    def placed(self, plan: StepPlan) -> StepPlan:
+        """The plan with the model's prefix before each row, where it has one."""
+        return self._prefix.before(plan) if self._prefix else plan
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
@@ -70,7 +82,7 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> Tensor:
         """Write the step's keys and values, attend, and return the hidden states [T, H] before the final norm."""
-        self._attention.begin(plan)
+        self._attention.begin(self.placed(plan))
         hidden: Tensor = self.model(self._upload(plan.token_ids), self._upload(plan.positions), self._attention)
         return hidden
 
