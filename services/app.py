@@ -41,6 +41,9 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         max_wait_s=args.max_wait_s,
         deterministic=args.deterministic,
         engine_process=args.engine_process,
+        quantize=args.quantize,
+        lora=args.lora,
+        prefix=args.prefix,
     )
     replica = serve.deployment(
         name=REPLICA,
@@ -76,6 +79,9 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
             history_ttl_s=args.history_ttl_s,
             longest_turn_s=args.longest_turn_s,
             drain_grace_s=args.drain_grace_s,
+            quantize=args.quantize,
+            lora=args.lora,
+            prefix=args.prefix,
         ),
         replica,
     )

@@ -62,6 +62,13 @@ def load_model(
         raise
 
 
+def check_load(
+    path: str | Path, *, quantize: int = 0, lora: str | Path | None = None, prefix: str | Path | None = None
+) -> None:
+    """Raise what ``load_model`` raises before it reads a checkpoint's weights. Reads headers and adapters."""
+    _prepare(Path(path), _Wishes(quantize, _path(lora), None, _path(prefix)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Wishes:
     """The arguments of ``load_model`` that change the model."""
@@ -72,7 +79,18 @@ class _Wishes:
     prefix: Path | None
 
 
-def _load(folder: Path, dtype: torch.dtype, device: torch.device, wishes: _Wishes) -> ChatGLM3Model:
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is checked and known before weights are read; ``pairs`` are added to them if ``is_merged``."""
+
+    config: ChatGLM3Config
+    shards: list[Path]
+    pairs: dict[str, Pair]
+    is_merged: bool
+    rows: dict[str, Tensor]
+
+
+def _prepare(folder: Path, wishes: _Wishes) -> _Prepared:
     stored = load_config(folder)
     shards = find_shards(folder)
     check_tensors(read_infos(shards), stored, folder)
@@ -80,13 +98,18 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, wishes: _Wishe
     pairs = load_lora(wishes.lora, linear_shapes(stored)) if wishes.lora else {}
     config = _quantized(stored, wishes.quantize, folder)
     rows = read_prefix(wishes.prefix, config) if wishes.prefix else {}
-    model = ChatGLM3Model(with_prefix(config, rows), dtype=dtype, device=device)
-    for shard in shards:
-        _fill_from(shard, model, pairs if is_merged else {})
-    for name, tensor in rows.items():
+    return _Prepared(with_prefix(config, rows), shards, pairs, is_merged, rows)
+
+
+def _load(folder: Path, dtype: torch.dtype, device: torch.device, wishes: _Wishes) -> ChatGLM3Model:
+    prepared = _prepare(folder, wishes)
+    model = ChatGLM3Model(prepared.config, dtype=dtype, device=device)
+    for shard in prepared.shards:
+        _fill_from(shard, model, prepared.pairs if prepared.is_merged else {})
+    for name, tensor in prepared.rows.items():
         _assign(model, name, tensor.to(device, torch.float32))
-    if not is_merged:
-        adapt_linears(model, pairs, dtype=dtype)
+    if not prepared.is_merged:
+        adapt_linears(model, prepared.pairs, dtype=dtype)
     return model.eval()
 
 

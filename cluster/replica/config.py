@@ -24,6 +24,9 @@ class ReplicaConfig:
         max_wait_s: predicted wait for the batch beyond which turns are refused.
         deterministic: equal bits for equal requests, see ``cluster.engine.deterministic``.
         engine_process: whether the engine has a process of its own, see ``cluster.engine.process``.
+        quantize: 8 or 4: bits that the blocks' weights are quantized to when loaded; 0: as they are stored.
+        lora: folder of a LoRA adapter to apply, the same path on every node; empty: none.
+        prefix: folder of a tuned prefix to apply, likewise.
     """
 
     model_path: str
@@ -38,6 +41,9 @@ class ReplicaConfig:
     max_wait_s: float = 30.0
     deterministic: bool = False
     engine_process: bool = False
+    quantize: int = 0
+    lora: str = ""
+    prefix: str = ""
 
     @property
     def max_ongoing_requests(self) -> int:
