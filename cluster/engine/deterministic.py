@@ -31,6 +31,8 @@ from cluster.engine.threads import num_threads
 from cluster.engine.tiles import Tile, tiles_of
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.packing import PackedLinear
+from cluster.model.quantization import QuantizedLinear
+from cluster.model.quantized_kernels import Int4KernelLinear, Int8KernelLinear
 
 TILE_TOKENS = (
     16  # few enough that one decode costs little more than alone, where reading the weights is what takes time
@@ -39,6 +41,8 @@ TILE_TOKENS = (
 # Up to two threads share a tile of an even number of rows at the border between two rows.
 _THREADS_THAT_KEEP_ROWS_WHOLE = 2
 _PROBES = 4
+
+_LINEARS = (nn.Linear, PackedLinear, QuantizedLinear, Int8KernelLinear, Int4KernelLinear)
 
 log = structlog.get_logger(__name__)
 
@@ -155,7 +159,7 @@ class _WideLinear(nn.Module):
 
 def _widen_linears(module: nn.Module, threads: int) -> None:
     for name, child in module.named_children():
-        if isinstance(child, nn.Linear | PackedLinear):
+        if isinstance(child, _LINEARS):
             setattr(module, name, _WideLinear(child, threads))
         else:
             _widen_linears(child, threads)
