@@ -48,8 +48,7 @@ class ModelRunner:
             pack_linears(model)
         self.model = model
         self.pool = _allocate(model, num_pages + num_prefix_pages(model.config.pre_seq_len, page_size), page_size)
-        rows = model.prefix()
-        self._prefix = None if rows is None else PrefixPages(self.pool, rows)
+        self._prefix = _take_prefix(model, self.pool)
         self._attention = attention_for(self.pool, unused=self.unused)
 
     @property
@@ -88,6 +87,15 @@ class ModelRunner:
 
     def _upload(self, values: NDArray[np.int32]) -> Tensor:
         return torch.from_numpy(values).to(self.model.device, non_blocking=True)
+
+
+def _take_prefix(model: ChatGLM3Model, pool: KVPool) -> PrefixPages | None:
+    """Move the model's prefix into the pool; its encoder, which a projection makes large, is not needed again."""
+    rows = model.prefix()
+    if rows is None:
+        return None
+    del model.transformer.prefix_encoder
+    return PrefixPages(pool, rows)
 
 
 def _allocate(model: ChatGLM3Model, num_pages: int, page_size: int) -> KVPool:

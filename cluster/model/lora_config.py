@@ -120,7 +120,8 @@ def _targets(fields: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
     targets = fields.get("target_modules")
     if targets is None:
         return DEFAULT_TARGETS
-    if isinstance(targets, str):  # a regular expression, or "all-linear": the stored tensors say what it chose
+    # A regular expression, "all-linear", or a choice with exceptions: the stored tensors say what was chosen.
+    if isinstance(targets, str) or fields.get("exclude_modules"):
         return None
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
         raise CheckpointError(f"{path}: target_modules is {targets!r}; it must be a list of names of linears.")

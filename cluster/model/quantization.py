@@ -35,8 +35,8 @@ def quantized(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         int8 levels [out, in] within ±127 or ±7, and scales [out] in the weight's dtype. A row of zeros has scale 0.
     """
     scale = weight.abs().amax(dim=1) / (2 ** (bits - 1) - 1)
-    levels = torch.round(weight / scale[:, None])  # halves to even; 0 / 0 where a row is zero
-    return levels.nan_to_num_(nan=0.0).to(torch.int8), scale
+    levels = torch.round(weight / scale[:, None])  # halves to even; over 0 where a row is, or is too small for a scale
+    return levels.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).to(torch.int8), scale
 
 
 def pack_nibbles(levels: Tensor) -> Tensor:

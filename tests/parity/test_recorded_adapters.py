@@ -93,6 +93,14 @@ def test_the_served_path_gives_the_recorded_answers_with_a_prefix(name, runner_c
     assert [case["greedy_20"] for case in cases] == answers
 
 
+def test_a_runner_keeps_rows_and_no_encoder(tmp_path):
+    """A projection of the 6B shape would hold some 470 MB for nothing."""
+    model = load_model(DATA / "tiny", torch.float32, "cpu", prefix=prefix_folder(PREFIXES[1], tmp_path / "prefix"))
+    runner = ModelRunner(model, num_pages=8, page_size=16)
+    assert not any("prefix_encoder" in name for name, _ in runner.model.named_parameters())
+    assert (runner.num_pages, runner.pool.num_pages) == (8, 9)
+
+
 def test_a_prompt_in_chunks_sees_the_prefix(tmp_path):
     """Every chunk of it."""
     name = "ptuning_tiny"

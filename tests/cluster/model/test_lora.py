@@ -116,6 +116,12 @@ def test_without_a_list_of_targets_the_tensors_say_what_is_adapted(targets, tmp_
     assert len(load_lora(write_adapter(tmp_path / "lora", target_modules=targets), SHAPES)) == 3
 
 
+def test_exceptions_from_a_list_of_targets_are_none_that_are_missing(tmp_path):
+    """PEFT's exclude_modules."""
+    folder = write_adapter(tmp_path / "lora", layers=(0,), exclude_modules=r".*layers\.[12]\..*")
+    assert len(load_lora(folder, SHAPES)) == 1
+
+
 def test_older_files_are_read(tmp_path):
     """A torch file, with the adapter's name in the tensors' names."""
     folder = write_adapter(tmp_path / "lora")

@@ -61,6 +61,12 @@ def test_a_weight_is_kept_to_within_half_a_level(bits, dtype):
     assert (away <= 0.5 * scale.float()[:, None] + most * scale.float()[:, None] * torch.finfo(dtype).eps).all()
 
 
+def test_a_row_too_small_for_a_scale_is_zeros() -> None:
+    """Its scale is below the smallest float16."""
+    levels, scale = quantized(torch.full((1, 4), 1e-6, dtype=torch.float16), 8)
+    assert (scale.tolist(), levels.tolist()) == ([0.0], [[0, 0, 0, 0]])
+
+
 @pytest.mark.parametrize("bits", [0, 1, 3, 16, True])
 def test_an_unknown_number_of_bits_is_refused(bits):
     """There is no format for it; nothing of the module changes."""
