@@ -43,6 +43,9 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         max_named_tenants=args.max_named_tenants,
         deterministic=args.deterministic,
         engine_process=args.engine_process,
+        quantize=args.quantize,
+        lora=args.lora,
+        prefix=args.prefix,
     )
     replica = serve.deployment(
         name=REPLICA,
@@ -78,6 +81,9 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
             history_ttl_s=args.history_ttl_s,
             longest_turn_s=args.longest_turn_s,
             drain_grace_s=args.drain_grace_s,
+            quantize=args.quantize,
+            lora=args.lora,
+            prefix=args.prefix,
         ),
         replica,
     )

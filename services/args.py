@@ -35,4 +35,7 @@ class AppArgs(BaseModel):
     drain_grace_s: int
     deterministic: bool = False
     engine_process: bool = False
+    quantize: int = 0
+    lora: str = ""
+    prefix: str = ""
     generation: int = 0  # counts rolling restarts; another number replaces every replica

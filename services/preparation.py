@@ -43,7 +43,8 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
     kv_cache_bytes = int(settings.kv_cache_gib * 2**30) if settings.kv_cache_gib else None
     path, name = _model(settings, state, say)
     say(f"checking {path}")
-    _in_child(_check, path, dtype, kv_cache_bytes)
+    lora, prefix = (str(folder) if folder else "" for folder in (settings.lora, settings.prefix))
+    _in_child(_check, path, dtype, kv_cache_bytes, quantize=settings.quantize, lora=lora, prefix=prefix)
     return AppArgs(
         model_path=str(path),
         model_name=settings.model_name or name,
@@ -63,6 +64,9 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         drain_grace_s=settings.drain_grace_s,
         deterministic=settings.deterministic,
         engine_process=_engine_process(settings, device),
+        quantize=settings.quantize,
+        lora=lora,
+        prefix=prefix,
     )
 
 
@@ -129,13 +133,15 @@ def _in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return pool.submit(function, *args, **kwargs).result()
 
 
-def _check(path: Path, dtype: str, kv_cache_bytes: int | None) -> None:
+def _check(path: Path, dtype: str, kv_cache_bytes: int | None, *, quantize: int, lora: str, prefix: str) -> None:
     from cluster.model.checkpoint import inspect_checkpoint  # noqa: PLC0415 - torch, in the child only
+    from cluster.model.loader import check_load  # noqa: PLC0415 - likewise
     from cluster.replica.runner import check_kv_cache  # noqa: PLC0415 - likewise
 
     report = inspect_checkpoint(path)
     if report.problem or report.config is None:
         raise CheckpointError(report.problem)
+    check_load(path, quantize=quantize, lora=lora or None, prefix=prefix or None)
     if kv_cache_bytes is not None:
         check_kv_cache(kv_cache_bytes, report.config, dtype)
 

@@ -60,6 +60,9 @@ class ClusterSettings(BaseSettings):
     engine_process: bool | None = Field(
         None, description="a replica's engine in a process of its own; none: where it computes on a GPU"
     )
+    quantize: Literal[0, 4, 8] = Field(0, description="bits to quantize the weights to when loaded; 0: as stored")
+    lora: Path | None = Field(None, description="folder of a LoRA adapter (PEFT) to apply")
+    prefix: Path | None = Field(None, description="folder of a tuned prefix (P-Tuning v2) to apply")
     history_ttl_days: Annotated[float, Field(gt=0)] = 30
     drain_grace_s: Annotated[int, Field(ge=0, le=LONGEST_TURN_S)] = 30
 
@@ -99,7 +102,13 @@ class ClusterSettings(BaseSettings):
             raise ValueError(f"must exceed --max-num-seqs ({rows}), or decodes leave no room for any prefill")
         return value
 
-    @field_validator("state_dir", "model")
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        """The environment holds texts."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("state_dir", "model", "lora", "prefix")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value if value in (None, RANDOM) else value.expanduser().resolve()

@@ -33,6 +33,8 @@ from cluster.engine.threads import num_threads
 from cluster.engine.tiles import Tile, tiles_of
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.packing import PackedLinear
+from cluster.model.quantization import QuantizedLinear
+from cluster.model.quantized_kernels import Int4KernelLinear, Int8KernelLinear
 
 TILE_TOKENS = (
     16  # few enough that one decode costs little more than alone, where reading the weights is what takes time
@@ -41,6 +43,8 @@ TILE_TOKENS = (
 # Up to two threads share a tile of an even number of rows at the border between two rows.
 _THREADS_THAT_KEEP_ROWS_WHOLE = 2
 _PROBES = 4
+
+_LINEARS = (nn.Linear, PackedLinear, QuantizedLinear, Int8KernelLinear, Int4KernelLinear)
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +63,7 @@ class DeterministicRunner(ModelRunner):
         if model.device.type == "cpu" and threads > _THREADS_THAT_KEEP_ROWS_WHOLE:
             self._loop_threads = 1
             _widen_linears(model, threads)
-        self._tiled = TiledAttention(self.pool)
+        self._tiled = TiledAttention(self.pool, unused=self.unused)
         with num_threads(self._loop_threads):
             is_position_free = treats_rows_alike(model, page_size, TILE_TOKENS)
         self.tile_tokens = TILE_TOKENS if is_position_free else 1
@@ -73,9 +77,8 @@ class DeterministicRunner(ModelRunner):
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> Tensor:
         """See ``ModelRunner.forward``; one tile after another."""
-        return torch.cat(
-            [_forward(self.model, tile, self._tiled)[: tile.count] for tile in tiles_of(plan, self.tile_tokens)]
-        )
+        tiles = tiles_of(self.placed(plan), self.tile_tokens)
+        return torch.cat([_forward(self.model, tile, self._tiled)[: tile.count] for tile in tiles])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See ``ModelRunner.logits``."""
@@ -156,7 +159,7 @@ class _WideLinear(nn.Module):
 
 def _widen_linears(module: nn.Module, threads: int) -> None:
     for name, child in module.named_children():
-        if isinstance(child, nn.Linear | PackedLinear):
+        if isinstance(child, _LINEARS):
             setattr(module, name, _WideLinear(child, threads))
         else:
             _widen_linears(child, threads)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.engine.attention.gather import attention_for
-from cluster.engine.attention.kv_pool import allocate_pool, num_pages_for
+from cluster.engine.attention.kv_pool import KVPool, allocate_pool, num_pages_for
 from cluster.engine.plan import SamplingColumns, StepPlan, StepResult
+from cluster.engine.prefix_pages import PrefixPages, num_prefix_pages
 from cluster.engine.sampling.sample import NOTHING, sample
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.packing import can_pack, pack_linears
@@ -41,8 +42,18 @@ class ModelRunner:
         if can_pack(model.dtype, model.device):
             pack_linears(model)
         self.model = model
-        self.pool = allocate_pool(model, num_pages, page_size)
-        self._attention = attention_for(self.pool)
+        self.pool = allocate_pool(model, num_pages + num_prefix_pages(model.config.pre_seq_len, page_size), page_size)
+        self._prefix = _take_prefix(model, self.pool)
+        self._attention = attention_for(self.pool, unused=self.unused)
+
+    @property
+    def unused(self) -> int:
+        """Places at the front of every row of the cache that hold nothing."""
+        return self._prefix.unused if self._prefix else 0
+
+    def placed(self, plan: StepPlan) -> StepPlan:
+        """The plan with the model's prefix before each row, where it has one."""
+        return self._prefix.before(plan) if self._prefix else plan
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
@@ -65,9 +76,18 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> Tensor:
         """Write the step's keys and values, attend, and return the hidden states [T, H] before the final norm."""
-        self._attention.begin(plan)
+        self._attention.begin(self.placed(plan))
         hidden: Tensor = self.model(self._upload(plan.token_ids), self._upload(plan.positions), self._attention)
         return hidden
 
     def _upload(self, values: NDArray[np.int32]) -> Tensor:
         return torch.from_numpy(values).to(self.model.device, non_blocking=True)
+
+
+def _take_prefix(model: ChatGLM3Model, pool: KVPool) -> PrefixPages | None:
+    """Move the model's prefix into the pool; its encoder, which a projection makes large, is not needed again."""
+    rows = model.prefix()
+    if rows is None:
+        return None
+    del model.transformer.prefix_encoder
+    return PrefixPages(pool, rows)

@@ -92,10 +92,13 @@ class ContiguousAttention:
     """Keys and values of one sequence in memory, grown by every pass; for tests and short-lived use.
 
     ``key_value[layer]`` is [L, 2, G, D] once something was computed.
+
+    Args:
+        prefix: keys and values [layers, p, 2, G, D] that stand before the first token, see ``cluster.model.prefix``.
     """
 
-    def __init__(self) -> None:
-        self.key_value: dict[int, Tensor] = {}
+    def __init__(self, prefix: Tensor | None = None) -> None:
+        self.key_value: dict[int, Tensor] = {} if prefix is None else dict(enumerate(prefix))
 
     def forward(self, layer: int, query: Tensor, key_value: Tensor) -> Tensor:
         """See ``Attention.forward``; the T tokens follow those of earlier passes."""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from cluster.model.attention import Attention
 from cluster.model.config import ChatGLM3Config
+from cluster.model.prefix import PrefixEncoder
+from cluster.model.quantization import quantize_linears
 from cluster.model.rotary import rotary_table, rotate_
 
 
@@ -115,6 +117,10 @@ class Transformer(nn.Module):
         self.embedding = Embedding(config, dtype)
         self.encoder = Encoder(config, dtype)
         self.output_layer = _linear(config.hidden_size, config.padded_vocab_size, dtype, bias=False)
+        if config.quantization_bit:
+            quantize_linears(self.encoder, config.quantization_bit)
+        if config.pre_seq_len:
+            self.prefix_encoder = PrefixEncoder(config)
 
 
 class ChatGLM3Model(nn.Module):
@@ -151,6 +157,13 @@ class ChatGLM3Model(nn.Module):
         for layer, block in enumerate(self.transformer.encoder.layers):
             x = block(layer, x, turns, attention)
         return x
+
+    def prefix(self) -> Tensor | None:
+        """Keys and values [L, p, 2, G, D] that stand before every sequence; None where there are none."""
+        if not self.config.pre_seq_len:
+            return None
+        rows: Tensor = self.transformer.prefix_encoder(self.dtype)
+        return rows
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and output layer: [S, H] -> [S, V] in the model's dtype."""

@@ -11,11 +11,13 @@ import torch
 from cluster.errors import CheckpointError
 from cluster.model.config import CONFIG_FILE, ChatGLM3Config, load_config
 from cluster.model.files import TensorInfo, find_shards, read_infos
-from cluster.model.loader import check_tensors
+from cluster.model.loader import check_tensors, weight_bytes
 from cluster.model.random_checkpoint import SIZES, write_random_checkpoint
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
 __all__ = ["SIZES", "CheckpointReport", "inspect_checkpoint", "write_random_checkpoint"]
+
+MOST_PADDING = 1024  # rows of the embedding that belong to no id
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,9 +31,10 @@ class CheckpointReport:
         problem: why it cannot be served, one sentence; empty when it can.
         config: its shape.
         files: weight files, in reading order.
+        num_tensors: stored in them.
         stored_dtypes: names of the dtypes the weights are stored in.
         num_parameters: of the shape.
-        weight_bytes: memory of the weights, by dtype to serve in.
+        weight_bytes: memory of the weights, by dtype to serve in; of quantized ones, what levels and scales take.
         kv_bytes_per_token: memory of one cached token, by dtype to serve in.
         vocab_size: ids the tokenizer knows, specials included.
     """
@@ -40,6 +43,7 @@ class CheckpointReport:
     problem: str = ""
     config: ChatGLM3Config | None = None
     files: tuple[Path, ...] = ()
+    num_tensors: int = 0
     stored_dtypes: tuple[str, ...] = ()
     num_parameters: int = 0
     weight_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -75,12 +79,12 @@ def _inspect(folder: Path, found: dict[str, object]) -> None:
     found |= {
         "config": config,
         "num_parameters": count,
-        "weight_bytes": {name: count * dtype.itemsize for name, dtype in _DTYPES.items()},
+        "weight_bytes": {name: weight_bytes(config, dtype) for name, dtype in _DTYPES.items()},
         "kv_bytes_per_token": {name: config.kv_bytes_per_token(dtype) for name, dtype in _DTYPES.items()},
     }
     shards = find_shards(folder)
     infos = read_infos(shards)
-    found |= {"files": tuple(shards), "stored_dtypes": _names(infos)}
+    found |= {"files": tuple(shards), "num_tensors": len(infos), "stored_dtypes": _names(infos)}
     check_tensors(infos, config, folder)
     found["vocab_size"] = _vocab_size(folder, config)
 
@@ -90,10 +94,19 @@ def _names(infos: Mapping[str, TensorInfo]) -> tuple[str, ...]:
 
 
 def _vocab_size(folder: Path, config: ChatGLM3Config) -> int:
-    tokenizer = ChatGLM3Tokenizer.from_pretrained(folder)
-    if tokenizer.vocab_size > config.padded_vocab_size:
+    vocab_size = ChatGLM3Tokenizer.from_pretrained(folder).vocab_size
+    require_fit(vocab_size, config, folder)
+    return vocab_size
+
+
+def require_fit(vocab_size: int, config: ChatGLM3Config, folder: Path) -> None:
+    """Raise CheckpointError when a tokenizer of so many ids cannot be the model's.
+
+    A model has as many rows as its tokenizer has ids, and some hundred at most to fill up (226 in the published one).
+    """
+    rows = config.padded_vocab_size
+    if vocab_size > rows or rows - vocab_size > MOST_PADDING:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but padded_vocab_size in {CONFIG_FILE} is "
-            f"{config.padded_vocab_size}."
+            f"{folder}: the tokenizer has {vocab_size} ids, but padded_vocab_size in {CONFIG_FILE} is {rows}; use the "
+            "tokenizer.model that was published with the weights."
         )
-    return tokenizer.vocab_size

@@ -29,8 +29,9 @@ _FIXED: dict[str, tuple[object, object]] = {
     "fp32_residual_connection": (False, False),
     "tie_word_embeddings": (False, False),
     "original_rope": (True, True),
-    "prefix_projection": (False, False),
 }
+
+QUANTIZED_BITS = (4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ class ChatGLM3Config:
         add_qkv_bias: bias on ``query_key_value``.
         rope_ratio: multiplies the rotary base 10000 (long-context variants).
         torch_dtype: what the weights are stored in, as written by the publisher.
+        quantization_bit: 4 or 8 where the blocks' linears are quantized to so many bits, else 0.
+        pre_seq_len: learnt rows before every sequence (prefix tuning); 0: none.
+        prefix_projection: whether those rows go through a small network of their own.
     """
 
     num_layers: int = 28
@@ -66,6 +70,9 @@ class ChatGLM3Config:
     add_qkv_bias: bool = False
     rope_ratio: float = 1.0
     torch_dtype: str = "float16"
+    quantization_bit: int = 0
+    pre_seq_len: int = 0
+    prefix_projection: bool = False
 
     @property
     def query_width(self) -> int:
@@ -82,12 +89,17 @@ class ChatGLM3Config:
         """Output width of the fused ``query_key_value`` linear."""
         return self.query_width + 2 * self.kv_width
 
+    @property
+    def prefix_width(self) -> int:
+        """L * 2 * G * D, channels of one row of the prefix: the keys and values of all layers."""
+        return self.num_layers * 2 * self.kv_width
+
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes that one token's keys and values take over all layers."""
         return self.num_layers * 2 * self.kv_width * dtype.itemsize
 
     def num_parameters(self) -> int:
-        """Weights and biases of the whole model; 6,243,584,000 for the published 6B shape."""
+        """Weights and biases of the model without a prefix; 6,243,584,000 for the published 6B shape."""
         hidden, inner = self.hidden_size, self.ffn_hidden_size
         linears = self.qkv_width * hidden + hidden * self.query_width + 3 * inner * hidden
         biases = self.add_qkv_bias * self.qkv_width + self.add_bias_linear * (2 * hidden + 2 * inner)
@@ -98,7 +110,7 @@ class ChatGLM3Config:
 def load_config(folder: Path) -> ChatGLM3Config:
     """Read ``config.json`` of a checkpoint folder. Raises CheckpointError naming the file and the key."""
     path = folder / CONFIG_FILE
-    return parse_config(_read_object(path), path)
+    return parse_config(read_object(path, f"a checkpoint folder holds a {CONFIG_FILE}"), path)
 
 
 def parse_config(fields: Mapping[str, Any], path: Path) -> ChatGLM3Config:
@@ -106,16 +118,19 @@ def parse_config(fields: Mapping[str, Any], path: Path) -> ChatGLM3Config:
     _refuse_unsupported(fields, path)
     picked = {name: _typed(fields[name], kind, name, path) for name, kind in _KINDS.items() if name in fields}
     picked["torch_dtype"] = _stored_dtype(fields, path)
+    picked["quantization_bit"] = _quantization_bit(fields, path)
+    picked["pre_seq_len"] = _optional_count(fields, "pre_seq_len", path)
     config = ChatGLM3Config(**picked)
     _check_shape(config, path)
     return config
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, hint: str) -> dict[str, Any]:
+    """A JSON file's object. Raises CheckpointError naming the file; with ``hint`` where it is missing."""
     try:
         fields = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; a checkpoint folder holds a {CONFIG_FILE}.") from None
+        raise CheckpointError(f"{path} does not exist; {hint}.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(fields, dict):
@@ -129,14 +144,9 @@ def _refuse_unsupported(fields: Mapping[str, Any], path: Path) -> None:
     for name, (only, default) in _FIXED.items():
         if (value := fields.get(name, default)) is not only:
             raise CheckpointError(f"{path}: {name} is {value!r}; only {only!r} is supported.")
-    if fields.get("quantization_bit"):
-        raise CheckpointError(
-            f"{path}: quantization_bit is {fields['quantization_bit']!r}; checkpoints with quantized weights cannot be "
-            "served, use the float16 release."
-        )
-    if fields.get("pre_seq_len"):
-        raise CheckpointError(f"{path}: pre_seq_len is {fields['pre_seq_len']!r}; prefix tuning cannot be served.")
 
+
+_INPUT_WIDTHS = ("hidden_size", "query_width", "ffn_hidden_size")  # columns of the weights that can be quantized
 
 _KINDS: dict[str, type] = {
     "num_layers": int,
@@ -151,6 +161,7 @@ _KINDS: dict[str, type] = {
     "rope_ratio": float,
     "add_bias_linear": bool,
     "add_qkv_bias": bool,
+    "prefix_projection": bool,
 }
 
 
@@ -162,6 +173,21 @@ def _typed(value: object, kind: type, name: str, path: Path) -> Any:
         return kind(value)
     wanted = {bool: "true or false", int: "a positive integer", float: "a positive number"}[kind]
     raise CheckpointError(f"{path}: {name} is {value!r}; it must be {wanted}.")
+
+
+def _quantization_bit(fields: Mapping[str, Any], path: Path) -> int:
+    bits = _optional_count(fields, "quantization_bit", path)
+    if bits and bits not in QUANTIZED_BITS:
+        raise CheckpointError(f"{path}: quantization_bit is {bits}; it must be 4, 8, or 0 for weights as they are.")
+    return bits
+
+
+def _optional_count(fields: Mapping[str, Any], name: str, path: Path) -> int:
+    """A count that the published files leave out, or write as null or 0, where there is nothing."""
+    value = fields.get(name)
+    if value is None or (value == 0 and value is not False):
+        return 0
+    return int(_typed(value, int, name, path))
 
 
 def _stored_dtype(fields: Mapping[str, Any], path: Path) -> str:
@@ -182,3 +208,9 @@ def _check_shape(config: ChatGLM3Config, path: Path) -> None:
             f"{path}: kv_channels is {config.kv_channels}; it must be a multiple of 4, as half of each head is rotated "
             "in pairs."
         )
+    if config.quantization_bit == 4 and (odd := [name for name in _INPUT_WIDTHS if getattr(config, name) % 2]):
+        raise CheckpointError(
+            f"{path}: {odd[0]} is odd, but quantization_bit 4 stores two columns of a weight in one byte."
+        )
+    if config.prefix_projection and not config.pre_seq_len:
+        raise CheckpointError(f"{path}: prefix_projection is true, but pre_seq_len says that there is no prefix.")

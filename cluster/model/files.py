@@ -25,12 +25,19 @@ from cluster.errors import CheckpointError
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
 
-_SAFE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_SAFE_DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+    "I8": torch.int8,
+}
+_KNOWN_DTYPES = frozenset(_SAFE_DTYPES.values())
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A stored tensor; ``dtype`` is None where it is not a floating type this project reads (quantized, for one)."""
+    """A stored tensor; ``dtype`` is None where it is neither a floating type this project reads nor int8."""
 
     file: Path
     shape: tuple[int, ...]
@@ -47,7 +54,7 @@ class Shard(Protocol):
         ...
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor on CPU, as stored."""
+        """The tensor on CPU, as stored; its memory may be the file, so what is kept must be a copy."""
         ...
 
 
@@ -144,7 +151,7 @@ class _BinShard:
         return self._tensors[name].contiguous()
 
     def _info(self, tensor: Tensor) -> TensorInfo:
-        is_plain = tensor.is_floating_point() and tensor.layout is torch.strided
+        is_plain = tensor.dtype in _KNOWN_DTYPES and tensor.layout is torch.strided
         return TensorInfo(self.path, tuple(tensor.shape), tensor.dtype if is_plain else None)
 
 

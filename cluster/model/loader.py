@@ -1,67 +1,189 @@
 """Loads a published checkpoint into the model, one tensor at a time.
 
 Every name and shape is checked against the configuration before the first byte of data is read, so a wrong checkpoint
-is refused within moments whatever its size. Host memory beyond the model itself stays at about one file's worth.
+is refused within moments whatever its size. Host memory beyond the model itself stays at about one file's worth: a
+weight is adapted and quantized as it comes in, and after an error nothing that was loaded is kept.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cluster.errors import CheckpointError
+from cluster.errors import CheckpointError, ConfigurationError
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.config import ChatGLM3Config, load_config
 from cluster.model.files import TensorInfo, find_shards, open_shard, read_infos
+from cluster.model.lora import Pair, adapt_linears, load_lora
+from cluster.model.prefix_checkpoint import PREFIX_NAME, read_prefix, with_prefix
+from cluster.model.quantization import QuantizedLinear, check_bits
 
 # A saved buffer of the original release: it can be recomputed, and ignores rope_ratio.
 IGNORED = frozenset({"transformer.rotary_pos_emb.inv_freq"})
 
 
-def load_model(path: str | Path, dtype: torch.dtype, device: torch.device | str) -> ChatGLM3Model:
+def load_model(
+    path: str | Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    quantize: int = 0,
+    lora: str | Path | None = None,
+    merge: bool | None = None,
+    prefix: str | Path | None = None,
+) -> ChatGLM3Model:
     """The model of a checkpoint folder, in ``dtype`` on ``device``, ready for inference.
 
+    Args:
+        path: the folder.
+        dtype: of weights and activations; what is stored as quantized levels and scales stays so.
+        device: where the model goes.
+        quantize: 8 or 4: bits to quantize the blocks' linears to; 0: as they are stored.
+        lora: a PEFT folder of a LoRA adapter to apply.
+        merge: whether the adapter is added to the weights (before they are quantized) or kept apart; None: added
+            unless the checkpoint itself is quantized, where nothing can be.
+        prefix: a folder that holds the tensors of a prefix encoder, for a base model that has none.
+
     Raises:
-        CheckpointError: a file is missing, truncated or unsafe, or a tensor is unknown, missing or misshapen; the
-            message names the file and the tensor.
+        CheckpointError: a file is missing, truncated or unsafe, a tensor is unknown, missing, misshapen or not finite,
+            or an adapter does not fit; the message names the file and the tensor.
+        ConfigurationError: the weights cannot be quantized as asked, or not be merged with.
     """
-    folder = Path(path)
-    config = load_config(folder)
+    try:
+        return _load(Path(path), dtype, torch.device(device), _Wishes(quantize, _path(lora), merge, _path(prefix)))
+    except BaseException as error:
+        # Whoever keeps the error keeps every frame that it went through, and with them what was loaded so far.
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
+def check_load(
+    path: str | Path, *, quantize: int = 0, lora: str | Path | None = None, prefix: str | Path | None = None
+) -> None:
+    """Raise what ``load_model`` raises before it reads a checkpoint's weights. Reads headers and adapters."""
+    _prepare(Path(path), _Wishes(quantize, _path(lora), None, _path(prefix)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """The arguments of ``load_model`` that change the model."""
+
+    quantize: int
+    lora: Path | None
+    merge: bool | None
+    prefix: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is checked and known before weights are read; ``pairs`` are added to them if ``is_merged``."""
+
+    config: ChatGLM3Config
+    shards: list[Path]
+    pairs: dict[str, Pair]
+    is_merged: bool
+    rows: dict[str, Tensor]
+
+
+def _prepare(folder: Path, wishes: _Wishes) -> _Prepared:
+    stored = load_config(folder)
     shards = find_shards(folder)
-    check_tensors(read_infos(shards), config, folder)
-    model = ChatGLM3Model(config, dtype=dtype, device=torch.device(device))
-    for shard in shards:
-        _fill_from(shard, model)
+    check_tensors(read_infos(shards), stored, folder)
+    is_merged = _is_merged(stored, wishes, folder)
+    pairs = load_lora(wishes.lora, linear_shapes(stored)) if wishes.lora else {}
+    config = _quantized(stored, wishes.quantize, folder)
+    rows = read_prefix(wishes.prefix, config) if wishes.prefix else {}
+    return _Prepared(with_prefix(config, rows), shards, pairs, is_merged, rows)
+
+
+def _load(folder: Path, dtype: torch.dtype, device: torch.device, wishes: _Wishes) -> ChatGLM3Model:
+    prepared = _prepare(folder, wishes)
+    model = ChatGLM3Model(prepared.config, dtype=dtype, device=device)
+    for shard in prepared.shards:
+        _fill_from(shard, model, prepared.pairs if prepared.is_merged else {})
+    for name, tensor in prepared.rows.items():
+        _assign(model, name, tensor.to(device, torch.float32))
+    if not prepared.is_merged:
+        adapt_linears(model, prepared.pairs, dtype=dtype)
     return model.eval()
+
+
+def _is_merged(stored: ChatGLM3Config, wishes: _Wishes, folder: Path) -> bool:
+    if wishes.merge is None:
+        return not stored.quantization_bit
+    if wishes.merge and wishes.lora and stored.quantization_bit:
+        raise ConfigurationError(
+            f"{folder} holds quantized weights, which no adapter can be merged into; keep it apart (merge=False)."
+        )
+    return wishes.merge
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def expected_tensors(config: ChatGLM3Config, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Name -> a tensor without storage, for all that a checkpoint of this configuration must hold."""
+    shape_only = ChatGLM3Model(config, dtype=dtype, device=torch.device("meta"))
+    return {name: parameter.data for name, parameter in shape_only.named_parameters()}
 
 
 def expected_shapes(config: ChatGLM3Config) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that a checkpoint of this configuration must hold."""
-    shape_only = ChatGLM3Model(config, dtype=torch.float32, device=torch.device("meta"))
-    return {name: tuple(parameter.shape) for name, parameter in shape_only.named_parameters()}
+    return {name: tuple(tensor.shape) for name, tensor in expected_tensors(config).items()}
+
+
+def linear_shapes(config: ChatGLM3Config) -> dict[str, tuple[int, ...]]:
+    """Name -> [out, in] of the linears that an adapter can be for."""
+    plain = replace(config, quantization_bit=0, pre_seq_len=0, prefix_projection=False)
+    model = ChatGLM3Model(plain, dtype=torch.float32, device=torch.device("meta"))
+    linears = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return {name: (linear.out_features, linear.in_features) for name, linear in linears}
+
+
+def weight_bytes(config: ChatGLM3Config, dtype: torch.dtype, *, quantize: int = 0) -> int:
+    """Memory of a loaded model's weights, quantized ones by what their levels and scales take."""
+    asked = replace(config, quantization_bit=quantize or config.quantization_bit)
+    return sum(tensor.nbytes for tensor in expected_tensors(asked, dtype).values())
 
 
 def check_tensors(infos: Mapping[str, TensorInfo], config: ChatGLM3Config, folder: Path) -> None:
-    """Raises CheckpointError naming a tensor that is unknown, missing, misshapen or not of a floating type."""
-    shapes = expected_shapes(config)
-    if missing := sorted(shapes.keys() - infos.keys()):
-        raise CheckpointError(f"{folder}: tensor {missing[0]!r} is missing{_and_more(missing)}.")
+    """Raises CheckpointError naming a tensor that is unknown, missing, misshapen or of a wrong kind of numbers."""
+    wanted = expected_tensors(config)
+    if missing := sorted(wanted.keys() - infos.keys()):
+        raise CheckpointError(f"{folder}: tensor {missing[0]!r} is missing{_and_more(missing)}.{_hint(missing)}")
     for name, info in infos.items():
         if name not in IGNORED:
-            _check_tensor(name, info, shapes.get(name))
+            _check_tensor(name, info, wanted.get(name))
 
 
-def _check_tensor(name: str, info: TensorInfo, shape: tuple[int, ...] | None) -> None:
-    if shape is None:
+def require_finite(tensor: Tensor, name: str, path: Path) -> None:
+    """Raise CheckpointError when a weight holds NaN or infinity. Integers always pass."""
+    if tensor.is_floating_point() and tensor.numel():
+        least, most = tensor.aminmax()  # both are NaN where any element is
+        if not (least.isfinite() and most.isfinite()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} holds NaN or infinity in {kind}; the file is damaged, or its values are too "
+                "large for this dtype."
+            )
+
+
+def _check_tensor(name: str, info: TensorInfo, wanted: Tensor | None) -> None:
+    if wanted is None:
         raise CheckpointError(f"{info.file}: tensor {name!r} is unknown to a ChatGLM3 of this configuration.")
-    if info.shape != shape:
+    if info.shape != tuple(wanted.shape):
         raise CheckpointError(
-            f"{info.file}: tensor {name!r} has shape {list(info.shape)}; config.json asks for {list(shape)}."
+            f"{info.file}: tensor {name!r} has shape {list(info.shape)}; config.json asks for {list(wanted.shape)}."
         )
-    if info.dtype is None:
+    if wanted.dtype is torch.int8 and info.dtype is not torch.int8:
+        raise CheckpointError(f"{info.file}: tensor {name!r} is not int8, as config.json's quantization_bit asks for.")
+    if wanted.dtype is not torch.int8 and (info.dtype is None or not info.dtype.is_floating_point):
         raise CheckpointError(f"{info.file}: tensor {name!r} is not float16, bfloat16 or float32.")
 
 
@@ -69,14 +191,52 @@ def _and_more(names: list[str]) -> str:
     return f", and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def _fill_from(path: Path, model: ChatGLM3Model) -> None:
+def _hint(missing: list[str]) -> str:
+    if all(name.startswith(PREFIX_NAME) for name in missing):
+        return (
+            " This may be a base model: remove pre_seq_len from its config.json and apply the prefix's folder over it."
+        )
+    return ""
+
+
+def _quantized(config: ChatGLM3Config, bits: int, folder: Path) -> ChatGLM3Config:
+    if not bits:
+        return config
+    check_bits(bits)
+    if config.quantization_bit not in {0, bits}:
+        raise ConfigurationError(
+            f"{folder} holds weights quantized to {config.quantization_bit} bits, which cannot be quantized to {bits}."
+        )
+    return replace(config, quantization_bit=bits)
+
+
+def _fill_from(path: Path, model: ChatGLM3Model, pairs: Mapping[str, Pair]) -> None:
     with open_shard(path) as shard:
-        for name in shard.infos().keys() - IGNORED:
-            # copy: a mapped file must not stay the model's memory, where a later change of the file would reach it.
-            tensor = shard.tensor(name).to(model.device, model.dtype, copy=path.suffix == ".bin")
-            _assign(model, name, tensor)
+        for name in sorted(shard.infos().keys() - IGNORED):
+            _fill(model, name, shard.tensor(name), path, pairs)
 
 
-def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def _fill(model: ChatGLM3Model, name: str, stored: Tensor, path: Path, pairs: Mapping[str, Pair]) -> None:
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    # copy: a mapped file must not stay the model's memory, where a later change of the file would reach it.
+    tensor = stored.to(model.device, _dtype_of(name, stored, model), copy=True)
+    require_finite(tensor, name, path)
+    if leaf == "weight" and owner in pairs:
+        tensor = pairs[owner].added_to(tensor)
+    if isinstance(module, QuantizedLinear) and leaf == "weight" and tensor.is_floating_point():
+        module.set_weight(tensor)
+    else:
+        _assign(model, name, tensor)
+
+
+def _dtype_of(name: str, stored: Tensor, model: ChatGLM3Model) -> torch.dtype:
+    """What a tensor is kept in: the model's dtype, but for levels, their scales and the prefix's encoder."""
+    if not stored.is_floating_point() or name.endswith("weight_scale"):
+        return stored.dtype
+    return torch.float32 if name.startswith(PREFIX_NAME) else model.dtype
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))

@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cluster.model.quantization import QuantizedLinear
+from cluster.model.quantized_kernels import with_kernel
+
 # Stable since torch 2.0 as what torch.compile emits for frozen CPU models, though not documented.
 _OPS = torch.ops.mkldnn
 
@@ -42,9 +45,14 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Replace every linear below ``module`` by a packed one, in place; each plain weight is freed as it goes."""
+    """Replace every linear below ``module`` by a packed one, in place; each plain weight is freed as it goes.
+
+    Quantized ones go on a kernel of their own, where there is one.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, PackedLinear(child))
+        elif isinstance(child, QuantizedLinear):
+            setattr(module, name, with_kernel(child))
         else:
             pack_linears(child)

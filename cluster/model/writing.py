@@ -13,6 +13,9 @@ from typing import Any
 from cluster.errors import ConfigurationError
 from cluster.model.config import CONFIG_FILE, ChatGLM3Config
 
+# Fields that the published config.json leaves out where they change nothing.
+_OPTIONAL = ("rope_ratio", "quantization_bit", "pre_seq_len", "prefix_projection")
+
 
 @contextmanager
 def new_checkpoint_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
@@ -46,8 +49,10 @@ def write_config(folder: Path, config: ChatGLM3Config, name: str) -> None:
 def published_fields(config: ChatGLM3Config, name: str) -> dict[str, Any]:
     """config.json's fields as the published model writes them, ``auto_map`` included (nobody follows it here)."""
     kind = "modeling_chatglm.ChatGLMFor"
-    own = {name: getattr(config, name) for name in config.__slots__ if name != "rope_ratio" or config.rope_ratio != 1}
-    return own | {
+    plain = ChatGLM3Config()
+    own = {name: getattr(config, name) for name in config.__slots__}
+    left_out = {name for name in _OPTIONAL if own[name] == getattr(plain, name)}
+    return {name: value for name, value in own.items() if name not in left_out} | {
         "_name_or_path": name,
         "model_type": "chatglm",
         "architectures": ["ChatGLMModel"],

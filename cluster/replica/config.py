@@ -26,6 +26,9 @@ class ReplicaConfig:
         max_named_tenants: tenants with a label of their own in the metrics.
         deterministic: equal bits for equal requests, see ``cluster.engine.deterministic``.
         engine_process: whether the engine has a process of its own, see ``cluster.engine.process``.
+        quantize: 8 or 4: bits that the blocks' weights are quantized to when loaded; 0: as they are stored.
+        lora: folder of a LoRA adapter to apply, the same path on every node; empty: none.
+        prefix: folder of a tuned prefix to apply, likewise.
     """
 
     model_path: str
@@ -42,6 +45,9 @@ class ReplicaConfig:
     max_named_tenants: int = 20
     deterministic: bool = False
     engine_process: bool = False
+    quantize: int = 0
+    lora: str = ""
+    prefix: str = ""
 
     @property
     def max_ongoing_requests(self) -> int:

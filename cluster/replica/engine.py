@@ -18,6 +18,7 @@ from cluster.engine.step_pace import StepWatch
 from cluster.engine.structure.compiler import StructureCompiler
 from cluster.engine.structure.vocabulary import Vocabulary
 from cluster.model.config import load_config
+from cluster.model.identity import changes_identity
 from cluster.replica.config import ReplicaConfig
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
@@ -58,8 +59,9 @@ def _threaded(config: ReplicaConfig, watch: StepWatch) -> ThreadedEngine:
 
 def _engine_config(config: ReplicaConfig) -> EngineConfig:
     shape = load_config(Path(config.model_path))
+    changes = changes_identity(quantize=config.quantize, lora=config.lora, prefix=config.prefix)
     return EngineConfig(
-        model_id=f"{config.model_path}:{config.dtype}",
+        model_id=f"{config.model_path}:{config.dtype}:{changes}",
         context_length=shape.seq_length,
         vocab_size=shape.padded_vocab_size,
         page_size=config.page_size,

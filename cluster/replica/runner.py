@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import structlog
@@ -13,7 +12,7 @@ from cluster.engine.native.runner import NativeRunner, can_run
 from cluster.engine.plan import Runner
 from cluster.engine.runner import ModelRunner, num_pages_for
 from cluster.model.config import ChatGLM3Config, load_config
-from cluster.model.loader import expected_shapes, load_model
+from cluster.model.loader import load_model, weight_bytes
 from cluster.replica.config import PAGE_SIZE, ReplicaConfig
 from cluster.replica.memory import free_memory, require_memory
 
@@ -37,7 +36,14 @@ def build_runner(config: ReplicaConfig) -> Runner:
     device = torch.device(config.device)
     if device.type == "cpu":  # a GPU says itself what it does not hold
         _check_memory(config, dtype)
-    model = load_model(Path(config.model_path), dtype=dtype, device=device)
+    model = load_model(
+        config.model_path,
+        dtype,
+        device,
+        quantize=config.quantize,
+        lora=config.lora or None,
+        prefix=config.prefix or None,
+    )
     pages = num_pages_for(_kv_cache_bytes(config, model.config, dtype, device), model.config, dtype, config.page_size)
     size = {"num_pages": pages, "page_size": config.page_size}
     if can_run(model):
@@ -50,9 +56,8 @@ def build_runner(config: ReplicaConfig) -> Runner:
 
 def _check_memory(config: ReplicaConfig, dtype: torch.dtype) -> None:
     shape = load_config(Path(config.model_path))
-    parameters = sum(math.prod(size) for size in expected_shapes(shape).values())
     kv_cache = _kv_cache_bytes(config, shape, dtype, torch.device("cpu"))
-    require_memory(weights=parameters * dtype.itemsize, kv_cache=kv_cache, free=free_memory())
+    require_memory(weights=weight_bytes(shape, dtype, quantize=config.quantize), kv_cache=kv_cache, free=free_memory())
 
 
 def check_kv_cache(kv_cache_bytes: int, shape: ChatGLM3Config, dtype: str) -> None:

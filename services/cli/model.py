@@ -40,6 +40,32 @@ def check(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoi
 
 
 @app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint in the published format.")],
+) -> None:
+    """Read and try a whole checkpoint: file sums, tensors, finite weights, perplexity of a fixed text, one answer.
+
+    Takes the memory of the model in float32. Ends with status 1 when a check fails, and says which.
+    """
+    from cluster.model import verification  # noqa: PLC0415 - torch, see above
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bars.update(bar, description=what, completed=done, total=total)
+
+        checks = []
+        for check in verification.verify(folder, show):
+            checks.append(check)
+            mark, color = ("✓", typer.colors.GREEN) if check.passed else ("✗", typer.colors.RED)
+            typer.secho(f"{mark} {check.name}: {check.said}", fg=color)
+    if failed := [check.name for check in checks if not check.passed]:
+        typer.secho(f"Failed: {', '.join(failed)}.", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder to write.")],
     size: Annotated[str, typer.Option(help="demo, tiny, small, base or 6b.")] = "small",

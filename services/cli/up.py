@@ -96,6 +96,11 @@ def up(
             show_default=False,
         ),
     ] = None,
+    quantize: Annotated[
+        int | None, _option("8 or 4: bits to quantize the weights to when loaded; default: as stored.", "quantize")
+    ] = None,
+    lora: Annotated[Path | None, _option("Folder of a LoRA adapter (PEFT) to apply.", "lora")] = None,
+    prefix: Annotated[Path | None, _option("Folder of a tuned prefix (P-Tuning v2) to apply.", "prefix")] = None,
     history_ttl_days: Annotated[
         float | None, _option("How long an idle conversation is kept; default 30.", "history_ttl_days")
     ] = None,
@@ -132,6 +137,9 @@ def up(
         max_named_tenants=max_named_tenants,
         deterministic=deterministic,
         engine_process=engine_process,
+        quantize=quantize,
+        lora=lora,
+        prefix=prefix,
         history_ttl_days=history_ttl_days,
         drain_grace_s=drain_grace_s,
         state_dir=state_dir,

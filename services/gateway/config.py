@@ -16,6 +16,9 @@ class GatewayConfig:
         history_ttl_s: how long an idle conversation is kept.
         longest_turn_s: a turn may take this long; the proxy waits as long.
         drain_grace_s: turns of a replica that is being stopped have this long before they go on elsewhere.
+        quantize: bits that replicas quantize the weights to; this and what follows only tells models apart here.
+        lora: folder of the adapter that they apply; empty: none.
+        prefix: folder of the prefix that they apply; empty: none.
     """
 
     model_path: str
@@ -24,3 +27,6 @@ class GatewayConfig:
     history_ttl_s: int
     longest_turn_s: int
     drain_grace_s: int
+    quantize: int = 0
+    lora: str = ""
+    prefix: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +20,6 @@ from cluster.channel.connection import SECRET_VARIABLE
 from cluster.errors import StoreUnavailableError
 from cluster.metrics.deployment import Reporter
 from cluster.metrics.families import CONTENT_TYPE
-from cluster.model.config import load_config
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.backend.ray import RayBackend
 from services.conversations.redis_index import RedisIdIndex
@@ -33,6 +31,7 @@ from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
 from services.gateway.families import gateway_families
 from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
+from services.gateway.served import served_model
 from services.gateway.status import assemble
 from services.operator_token import operator_token
 from services.serve_changes import apply
@@ -41,7 +40,7 @@ from services.serve_watch import ServeWatch
 from services.tenants.authenticator import Authenticator
 from services.tenants.redis_keys import RedisKeyStore
 from services.turns.service import TurnService
-from services.turns.settings import ServedModel, TurnSettings
+from services.turns.settings import TurnSettings
 
 
 class Gateway:
@@ -66,7 +65,7 @@ class Gateway:
         self._index = RedisIdIndex(self._link)
         self._authenticator = Authenticator(RedisKeyStore(self._link))
         tokenizer = ChatGLM3Tokenizer.from_pretrained(config.model_path)
-        self._model = _served_model(config, tokenizer)
+        self._model = served_model(config, tokenizer)
         self._created = int(Path(config.model_path, "config.json").stat().st_mtime)  # the same on every gateway
         self._turns = TurnService(
             backend=self._backend,
@@ -133,20 +132,3 @@ class Gateway:
 def _node_address() -> str:
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call] # Ray does not annotate it
     return address
-
-
-def _served_model(config: GatewayConfig, tokenizer: ChatGLM3Tokenizer) -> ServedModel:
-    folder = Path(config.model_path)
-    shape = load_config(folder)
-    return ServedModel(
-        name=config.model_name, context_length=shape.seq_length, fingerprint=_fingerprint(folder, tokenizer)
-    )
-
-
-def _fingerprint(folder: Path, tokenizer: ChatGLM3Tokenizer) -> str:
-    """Changes when configuration, tokenizer or weight files change; weights count by name and size, not by content."""
-    digest = hashlib.blake2b(tokenizer.fingerprint.encode(), digest_size=8)
-    digest.update((folder / "config.json").read_bytes())
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        digest.update(f"{file.name}:{file.stat().st_size}".encode())
-    return f"fp_{digest.hexdigest()}"

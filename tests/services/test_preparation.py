@@ -14,6 +14,9 @@ from services.settings import RANDOM, read_settings
 from services.state import StateFolder
 from tests.support.ports import free_port
 
+DATA = Path(__file__).parents[1] / "parity" / "data"
+TINY, LORA = DATA / "tiny", DATA / "goldens" / "lora_tiny"
+
 
 @pytest.mark.parametrize(("cores", "replicas", "threads"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (16, 1, 15), (16, 4, 3)])
 def test_one_core_is_left_to_the_rest_of_the_cluster(cores: int, replicas: int, threads: int) -> None:
@@ -42,6 +45,25 @@ def test_a_random_model_is_made_once_and_said_to_be_random(tmp_path: Path) -> No
     assert Path(first.model_path, "model.safetensors").stat().st_mtime_ns == written
     assert sum("RANDOM" in line for line in said) == 2
     assert (first.dtype, first.model_name) == ("float32", "chatglm3")
+
+
+def test_what_is_applied_to_the_weights_travels_on(tmp_path: Path) -> None:
+    """As numbers and absolute paths."""
+    options = {"port": free_port(), "state_dir": tmp_path, "device": "cpu", "model": TINY}
+    plain = prepare(read_settings(**options), StateFolder(tmp_path), print)
+    assert (plain.quantize, plain.lora, plain.prefix) == (0, "", "")
+    args = prepare(read_settings(**options, quantize=8, lora=LORA), StateFolder(tmp_path), print)
+    assert (args.quantize, args.lora) == (8, str(LORA))
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """The demo model has other shapes."""
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", lora=LORA)
+    with pytest.raises(CheckpointError, match=r"lora_tiny: the adapter.s tensors"):
+        prepare(settings, StateFolder(tmp_path), print)
+    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", prefix=tmp_path)
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        prepare(settings, StateFolder(tmp_path), print)
 
 
 def test_a_truncated_checkpoint_is_refused_by_file(tmp_path: Path) -> None:

@@ -16,6 +16,16 @@ def test_an_option_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (settings.replicas, settings.gateways) == (1, 3)
 
 
+def test_a_number_of_bits_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything is text; folders become absolute."""
+    monkeypatch.setenv("CHATGLM_QUANTIZE", "4")
+    monkeypatch.setenv("CHATGLM_LORA", "adapter")
+    settings = read_settings()
+    assert settings.quantize == 4
+    assert settings.lora is not None
+    assert settings.lora.is_absolute()
+
+
 def test_a_joined_cluster_needs_a_store_that_all_its_machines_reach() -> None:
     """A socket on one machine is none."""
     joined = read_settings(address="10.0.0.1:6379", redis_url="redis://10.0.0.2/0")
@@ -41,6 +51,7 @@ def test_a_joined_cluster_needs_a_store_that_all_its_machines_reach() -> None:
         ("max_waiting", 0, "greater than or equal to 1"),
         ("max_wait_s", 0, "greater than 0"),
         ("max_named_tenants", 1001, "less than or equal to 1000"),
+        ("quantize", 5, "0, 4 or 8"),
         ("max_batched_tokens", 64, "must exceed --max-num-seqs (64)"),
     ],
 )

@@ -68,11 +68,13 @@ class GatherAttention:
     Args:
         pool: where keys and values live.
         padding: padded tokens worth saving one kernel call; see ``CPU_PADDING``.
+        unused: places at the front of every row that hold nothing, see ``cluster.engine.prefix_pages``.
     """
 
-    def __init__(self, pool: KVPool, *, padding: int) -> None:
+    def __init__(self, pool: KVPool, *, padding: int, unused: int = 0) -> None:
         self._pool = pool
         self._padding = padding
+        self._unused = unused
         self._device = pool.pages.device
         self._dtype = pool.pages.dtype
         self._targets: tuple[Tensor, ...] = ()  # per layer [T, 2], rows of pool.tokens
@@ -135,16 +137,22 @@ class GatherAttention:
             tokens=tokens,
             halves=None if fresh == length else self._upload(self._flat_rows(pages)),
             length=length,
-            mask=causal_mask(fresh, length, self._dtype, self._device),
+            mask=self._without_unused(causal_mask(fresh, length, self._dtype, self._device)),
         )
+
+    def _without_unused(self, mask: Tensor | None) -> Tensor | None:
+        """The mask, hiding places that hold nothing too; where there are any, no mask is None."""
+        if mask is not None:
+            mask[..., : self._unused] = float("-inf")
+        return mask
 
     def _length_mask(self, lengths: NDArray[np.int32]) -> Tensor | None:
         longest = lengths.max()
-        if (lengths == longest).all():
+        if (lengths == longest).all() and not self._unused:
             return None
         hidden = torch.from_numpy(np.arange(longest) >= lengths[:, None]).to(self._device)
         mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
-        return mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+        return self._without_unused(mask.masked_fill_(hidden, float("-inf"))[:, None, None])
 
     def _zero_opened(self, plan: StepPlan) -> None:
         """Clear pages that this step opens and does not fill: the last page of a row, if the row enters it now."""
@@ -186,6 +194,7 @@ def group_by_length(lengths: NDArray[np.int32], padding: int) -> list[NDArray[np
     return [np.array(group, dtype=np.int64) for group in groups]
 
 
-def attention_for(pool: KVPool) -> GatherAttention:
-    """The attention for the device the pool lives on."""
-    return GatherAttention(pool, padding=CPU_PADDING if pool.pages.device.type == "cpu" else CUDA_PADDING)
+def attention_for(pool: KVPool, *, unused: int = 0) -> GatherAttention:
+    """The attention for the device the pool lives on; ``unused`` as in ``GatherAttention``."""
+    padding = CPU_PADDING if pool.pages.device.type == "cpu" else CUDA_PADDING
+    return GatherAttention(pool, padding=padding, unused=unused)

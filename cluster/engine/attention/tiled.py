@@ -22,10 +22,14 @@ BLOCK_TOKENS = 128  # keys of one block, about: whole pages, at least one
 
 
 class TiledAttention:
-    """``cluster.model.attention.Attention`` over a ``KVPool``: ``begin`` once per tile, then ``forward`` per layer."""
+    """``cluster.model.attention.Attention`` over a ``KVPool``: ``begin`` once per tile, then ``forward`` per layer.
 
-    def __init__(self, pool: KVPool) -> None:
+    ``unused`` places at the front of every row hold nothing, see ``cluster.engine.prefix_pages``.
+    """
+
+    def __init__(self, pool: KVPool, *, unused: int = 0) -> None:
         self._pool = pool
+        self._unused = unused
         self._device = pool.pages.device
         self._pages_per_block = max(1, BLOCK_TOKENS // pool.page_size)
         self._targets: tuple[Tensor, ...] = ()  # per layer [N, 2], rows of pool.tokens
@@ -79,7 +83,9 @@ class TiledAttention:
     def _hidden(self, tile: Tile, num_blocks: int) -> list[Tensor]:
         """Per block bool [M * G, block]: the keys that a token must not see."""
         places = np.arange(num_blocks * self._pages_per_block * self._pool.page_size)
-        hidden = self._upload(places >= tile.lengths[:, None]).repeat_interleave(self._pool.groups, 0)
+        lengths = tile.lengths[:, None]
+        is_hidden = (places >= lengths) | ((places < self._unused) & (lengths > self._unused))  # padding keeps its one
+        hidden = self._upload(is_hidden).repeat_interleave(self._pool.groups, 0)
         return list(hidden.chunk(num_blocks, dim=1))
 
     def _upload(self, values: NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:

@@ -24,11 +24,12 @@ MAX_QUERIES = 64
 
 
 def fits(model: ChatGLM3Model) -> bool:
-    """Whether the C step computes such a model: plain linears, heads of whole vectors."""
+    """Whether the C step computes such a model: plain linears, heads of whole vectors, no tuned prefix."""
     config = model.config
     heads, dim = config.num_attention_heads // config.multi_query_group_num, config.kv_channels
     has_shape = config.hidden_size % LANES == 0 and dim % LANES == 0 and dim <= MAX_DIM and heads <= MAX_QUERIES
-    return has_shape and config.ffn_hidden_size % 2 == 0 and all(type(one) is nn.Linear for one in _linears(model))
+    is_plain = not config.pre_seq_len and all(type(one) is nn.Linear for one in _linears(model))
+    return has_shape and config.ffn_hidden_size % 2 == 0 and is_plain
 
 
 class Weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import shutil
@@ -16,6 +17,7 @@ from cluster.model.loader import load_model
 
 DATA = Path(__file__).parents[2] / "parity" / "data"
 QKV = "transformer.encoder.layers.1.self_attention.query_key_value.weight"
+LAST = "transformer.output_layer.weight"  # of those that are read
 FIRST, SECOND = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
 
 
@@ -76,6 +78,48 @@ def test_a_model_does_not_read_its_files_again(bin_folder):
         with (bin_folder / name).open("r+b") as file:
             file.write(b"\0" * (bin_folder / name).stat().st_size)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
+
+
+def test_a_safetensors_file_is_not_the_models_memory(safe_folder):
+    """Where the dtype is the stored one, a mapped file would be."""
+    model = load_model(safe_folder, torch.float32, "cpu")
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    file = safe_folder / "model.safetensors"
+    with file.open("r+b") as written:
+        written.write(b"\0" * file.stat().st_size)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_named(safe_folder, wrong):
+    """One of them would spoil every answer."""
+    rewrite(safe_folder, lambda tensors: tensors[QKV][3].fill_(wrong))
+    assert f"{QKV!r} holds NaN or infinity in float32" in refusal(safe_folder)
+
+
+def test_a_weight_too_large_for_the_asked_dtype_is_named(safe_folder):
+    """It would be infinite in float16, and is fine in bfloat16."""
+    rewrite(safe_folder, lambda tensors: tensors[QKV][3].fill_(1e5))
+    with pytest.raises(CheckpointError, match="infinity in float16"):
+        load_model(safe_folder, torch.float16, "cpu")
+    load_model(safe_folder, torch.bfloat16, "cpu")
+
+
+def test_nothing_is_kept_after_an_error(safe_folder):
+    """Not even while the error itself is, with every frame that it went through."""
+    rewrite(safe_folder, lambda tensors: tensors[LAST].fill_(float("nan")))
+    before = held_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        load_model(safe_folder, torch.float32, "cpu")
+    assert LAST in str(caught.value)
+    assert held_bytes() == before
+
+
+def held_bytes():
+    """Memory of all tensors that anything refers to."""
+    gc.collect()
+    found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor) and not each.is_meta]
+    return sum(tensor.nbytes for tensor in found)
 
 
 def test_a_missing_tensor_is_named(safe_folder):

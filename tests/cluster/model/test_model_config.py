@@ -61,8 +61,13 @@ def test_absent_fields_take_the_original_defaults():
         ("fp32_residual_connection", True),
         ("tie_word_embeddings", True),
         ("original_rope", False),
-        ("quantization_bit", 4),
-        ("pre_seq_len", 128),
+        ("quantization_bit", 3),
+        ("quantization_bit", "8"),
+        ("quantization_bit", True),
+        ("pre_seq_len", -1),
+        ("pre_seq_len", [128]),
+        ("prefix_projection", 1),
+        ("prefix_projection", True),
         ("num_layers", 0),
         ("num_layers", "28"),
         ("hidden_size", 64.5),
@@ -79,6 +84,23 @@ def test_an_unsupported_value_is_refused_by_file_and_key(key, value):
     """Nothing that changes the arithmetic is ignored."""
     with pytest.raises(CheckpointError, match=rf"model/config\.json: .*{key}"):
         parse_config({**PUBLISHED_6B, key: value}, PATH)
+
+
+def test_quantization_and_prefix_are_read():
+    """Absent, null and 0 all mean that there is none, as the published files have it."""
+    tuned = parse_config({**PUBLISHED_6B, "pre_seq_len": 128, "prefix_projection": True, "quantization_bit": 8}, PATH)
+    assert (tuned.pre_seq_len, tuned.prefix_projection, tuned.quantization_bit) == (128, True, 8)
+    assert tuned.prefix_width == 28 * 2 * 2 * 128
+    plain = parse_config({**PUBLISHED_6B, "pre_seq_len": None, "quantization_bit": 0}, PATH)
+    assert (plain.pre_seq_len, plain.quantization_bit) == (0, 0)
+
+
+def test_four_bits_need_an_even_number_of_columns():
+    """Two of them share a byte."""
+    odd = {**PUBLISHED_6B, "ffn_hidden_size": 171}
+    assert parse_config({**odd, "quantization_bit": 8}, PATH).ffn_hidden_size == 171
+    with pytest.raises(CheckpointError, match="ffn_hidden_size is odd"):
+        parse_config({**odd, "quantization_bit": 4}, PATH)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "nul", "[" * 100_000, "\udcff"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from cluster.engine.deterministic import DeterministicRunner
 from cluster.engine.runner import num_pages_for
 from cluster.errors import ConfigurationError
 from cluster.model.config import ChatGLM3Config
+from cluster.model.lora import LoraLinear
+from cluster.model.quantization import QuantizedLinear
 from cluster.replica.config import ReplicaConfig
-from cluster.replica.engine import build_engine
+from cluster.replica.engine import _engine_config, build_engine
 from cluster.replica.runner import CPU_KV_BYTES, _kv_cache_bytes, build_runner
 
-TINY = Path(__file__).parents[2] / "parity" / "data" / "tiny"
+DATA = Path(__file__).parents[2] / "parity" / "data"
+TINY, LORA = DATA / "tiny", DATA / "goldens" / "lora_tiny"
 CONFIG = ReplicaConfig(model_path="", device="cpu", dtype="float32", threads=1, kv_cache_bytes=None)
 PUBLISHED = ChatGLM3Config(multi_query_group_num=2, seq_length=8192)
 
@@ -46,3 +50,36 @@ async def test_more_memory_than_there_is_is_refused_before_it_is_taken() -> None
     config = ReplicaConfig(str(CHECKPOINT), device="cpu", dtype="float32", threads=1, kv_cache_bytes=2**50)
     with pytest.raises(ConfigurationError, match=r"too little memory .*1048576\.00 GiB"):
         await build_engine(config).start(lambda _: None)
+
+
+def test_what_changes_the_weights_changes_the_models_identity(tmp_path: Path) -> None:
+    """Keys and values of one are none of the other's; a copy of an adapter is the same adapter, a changed one is not."""
+    plain = replace(CONFIG, model_path=str(TINY))
+    copy = Path(shutil.copytree(LORA, tmp_path / "copy"))
+    changed = Path(shutil.copytree(LORA, tmp_path / "changed"))
+    with (changed / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    configs = [plain, replace(plain, dtype="bfloat16"), replace(plain, quantize=8), replace(plain, quantize=4)]
+    configs += [replace(plain, lora=str(lora)) for lora in (LORA, changed)] + [replace(plain, prefix=str(LORA))]
+    ids = [_engine_config(config).model_id for config in configs]
+    assert len(set(ids)) == len(configs)
+    assert _engine_config(replace(plain, lora=str(copy))).model_id == ids[4]
+
+
+def test_a_replica_loads_what_it_is_told_to() -> None:
+    """Quantized linears in the blocks, the adapter merged before."""
+    runner = build_runner(replace(CONFIG, model_path=str(TINY), kv_cache_bytes=2**24, quantize=4, lora=str(LORA)))
+    modules = list(runner.model.modules())
+    assert runner.model.config.quantization_bit == 4
+    assert not any(isinstance(module, LoraLinear) for module in modules)
+    assert sum(module.bits == 4 for module in modules if isinstance(module, QuantizedLinear)) == 4 * 3
+
+
+def test_quantized_weights_are_counted_by_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has no room for the full weights can have it for those."""
+    config = replace(CONFIG, model_path=str(TINY), kv_cache_bytes=2**24)
+    monkeypatch.setattr("cluster.replica.runner.free_memory", lambda: 2**24 + 700_000)
+    with pytest.raises(ConfigurationError, match="too little memory"):
+        build_runner(config)
+    build_runner(replace(config, quantize=4))
