@@ -98,7 +98,7 @@ class ChatGLM3Config:
 def load_config(folder: Path) -> ChatGLM3Config:
     """Read ``config.json`` of a checkpoint folder. Raises CheckpointError naming the file and the key."""
     path = folder / CONFIG_FILE
-    return parse_config(_read_object(path), path)
+    return parse_config(read_fields(path), path)
 
 
 def parse_config(fields: Mapping[str, Any], path: Path) -> ChatGLM3Config:
@@ -111,7 +111,8 @@ def parse_config(fields: Mapping[str, Any], path: Path) -> ChatGLM3Config:
     return config
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_fields(path: Path) -> dict[str, Any]:
+    """config.json's object as it stands. Raises CheckpointError naming the file."""
     try:
         fields = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
