@@ -112,7 +112,7 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
         Raises:
             InvalidRequestError: an argument is wrong; names it.
         """
-        is_batch = not isinstance(text, str)
+        is_batch = isinstance(text, (list, tuple))
         firsts: list[Any] = list(text) if is_batch else [text]
         rows = [self.encode(*pair, add_special_tokens=add_special_tokens) for pair in _pairs(firsts, text_pair)]
         if truncation:

@@ -82,4 +82,5 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) ->
         attn_mask=mask,
         is_causal=mask is None,
     )
-    return context.unflatten(0, (rows, groups)).permute(0, 3, 1, 2, 4).reshape(rows, tokens, heads, dim)
+    by_row = context.view(rows, groups, heads // groups, tokens, dim)
+    return by_row.permute(0, 3, 1, 2, 4).reshape(rows, tokens, heads, dim)

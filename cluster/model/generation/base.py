@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from cluster.errors import ContextLengthExceededError, InvalidRequestError
@@ -15,6 +15,7 @@ from cluster.model.attention import Attention
 from cluster.model.chatglm import Transformer
 from cluster.model.config import ChatGLM3Config
 from cluster.model.generation.attention import CacheAttention, visible
+from cluster.model.generation.chat_cache import shared_cache
 from cluster.model.generation.config import CACHE, ChatGLMConfig
 from cluster.model.generation.options import TOP_K
 from cluster.model.rotary import rotary_table
@@ -65,7 +66,8 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
             attention_mask: [B, past + T], 0 over padding on the left; None without padding.
             position_ids: int64 [B, T] or [1, T], rows of the rotary table. Absent: counted on from the past, padding
                 aside (the published code began at 0 whatever the past).
-            past_key_values: a transformers ``Cache``, extended in place; ``cache`` is the same under its later name.
+            past_key_values: a transformers ``Cache``, extended in place.
+            cache: the same under its later name.
             labels: int64 [B, T]; -100 is not counted. Gives ``loss``, the mean of predicting each next id.
             use_cache: False returns no cache.
             output_hidden_states: also every layer's input and the last one's output, [B, T, H], before the final norm.
@@ -79,7 +81,7 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
             ContextLengthExceededError: a position is beyond the model's context.
             InvalidRequestError: mask or positions do not fit ids and past.
         """
-        if input_ids is None or input_ids.dim() != 2:
+        if input_ids.dim() != 2:
             raise InvalidRequestError("input_ids must be [batch, tokens].", param="input_ids")
         past = past_key_values if cache is None else cache
         held = self.open_cache(None, len(input_ids)) if past is None else past
@@ -113,9 +115,9 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         length = getattr(cache, "max_cache_len", None) or cache.get_seq_length() + tokens
         mask = visible(attention_mask, tokens, length, self.prefix_rows)
         attention = CacheAttention(cache, rows, mask)
-        watch = None if states is None else lambda x: states.append(x.unflatten(0, (rows, tokens)))
+        watch = None if states is None else lambda x: states.append(x.view(rows, tokens, -1))
         hidden = self.run_blocks(ids.reshape(-1), positions.expand(rows, tokens).reshape(-1), attention, watch)
-        return hidden.unflatten(0, (rows, tokens))
+        return hidden.view(rows, tokens, -1)
 
     def run_blocks(
         self, ids: Tensor, positions: Tensor, attention: Attention, watch: Callable[[Tensor], None] | None = None
@@ -129,7 +131,8 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
             x = block(layer, x, turns, attention)
         if watch is not None:
             watch(x)
-        return x
+        hidden: Tensor = x
+        return hidden
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """Final norm and output layer: [..., H] -> [..., V]."""
@@ -137,14 +140,9 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         return scores
 
     def open_cache(self, past: Any, rows: int) -> Any:
-        """A cache to extend for ``rows`` rows: an empty one, or one that shares ``past``'s memory but not its growth."""
+        """A cache to extend for ``rows`` rows: an empty one, or one that shares ``past``'s memory, not its growth."""
         del rows  # prefix tuning will need it
-        made = DynamicCache()
-        if past is not None:
-            for layer, held in enumerate(past.layers):
-                made.update(held.keys[:, :, :0], held.values[:, :, :0], layer)  # makes the layer
-                made.layers[layer].keys, made.layers[layer].values = held.keys, held.values
-        return made
+        return shared_cache([] if past is None else [(held.keys, held.values) for held in past.layers])
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embedding."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cluster.errors import InvalidRequestError
 from cluster.model.generation.base import ChatGLM3Base
-from cluster.model.generation.chat_cache import ChatCache
+from cluster.model.generation.chat_cache import ChatCache, shared_cache
 from cluster.model.generation.decoding import Decoding
 from cluster.model.generation.guard import InvalidScoreGuard, RaisingGuard, RowGuard
 from cluster.model.generation.limits import check_tokenizer, total_limit
@@ -148,7 +148,8 @@ class Chatting(ChatGLM3Base):
         processors = [*(logits_processor or []), InvalidScoreGuard() if is_published else RaisingGuard()]
         decoding, options, limit = self._decoding(turn, given, processors)
         answer = Answer(tokenizer, turn.history, is_published=is_published)
-        ids, before, items = list(turn.ids), decoding.start, []
+        ids, before = list(turn.ids), decoding.start
+        items: list[Item] = []
 
         def shown(*, is_partial: bool) -> tuple[Any, ...]:
             nonlocal items
@@ -230,15 +231,12 @@ class Chatting(ChatGLM3Base):
         )
         for _ in decoding.run(options, limit):
             ids = decoding.seen
-            yield (ids, self.share_cache(decoding)) if return_past_key_values else ids
+            held = decoding.cache
+            yield (ids, shared_cache(held.layers(held.length))) if return_past_key_values else ids
 
     def process_response(self, output: str, history: list[Item]) -> tuple[Content, list[Item]]:
         """Read a whole answer's text: see ``cluster.tokenizer.responses.process_response``."""
         return process_response(output, history)
-
-    def share_cache(self, decoding: Decoding) -> Any:
-        """A ``DynamicCache`` of what a decode loop holds, without a copy."""
-        return _shared(decoding)
 
     def _answer_ids(self, turn: Turn, given: dict[str, Any], processors: list[Any], limit: int) -> list[int]:
         """The generated ids of one row, the stop id included."""
@@ -311,18 +309,8 @@ def _check_room(prompt: int, limit: int) -> None:
         )
 
 
-def _without_stop(ids: list[int], stop_ids: list[int] | int) -> list[int]:
+def _without_stop(ids: list[int], stop_ids: Any) -> list[int]:
     """The ids before the first stop id, which beams pad."""
     stops = {stop_ids} if isinstance(stop_ids, int) else set(stop_ids)
     end = next((place for place, token_id in enumerate(ids) if token_id in stops), len(ids))
     return ids[:end]
-
-
-def _shared(decoding: Decoding) -> Any:
-    from transformers import DynamicCache  # noqa: PLC0415
-
-    made = DynamicCache()
-    for layer, (keys, values) in enumerate(decoding.cache.layers(decoding.cache.length)):
-        made.update(keys[:, :, :0], values[:, :, :0], layer)
-        made.layers[layer].keys, made.layers[layer].values = keys, values
-    return made

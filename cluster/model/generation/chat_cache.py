@@ -26,9 +26,7 @@ class ChatCache(DynamicCache):  # type: ignore[misc]  # untyped library
         self, layers: list[tuple[Tensor, Tensor]], ids: list[int], history: Sequence[Item], prefix: int = 0
     ) -> None:
         super().__init__()
-        for layer, (keys, values) in enumerate(layers):
-            self.update(keys[:, :, :0], values[:, :, :0], layer)  # makes the layer
-            self.layers[layer].keys, self.layers[layer].values = keys, values
+        _hold(self, layers)
         self._ids = ids
         self._history = list(history)
         self._prefix = prefix
@@ -63,6 +61,13 @@ class ChatCache(DynamicCache):  # type: ignore[misc]  # untyped library
         return list(history[known:])
 
 
+def shared_cache(layers: list[tuple[Tensor, Tensor]]) -> DynamicCache:
+    """A ``DynamicCache`` over keys and values [B, G, L, D] of every layer; it shares them until it grows."""
+    made = DynamicCache()
+    _hold(made, layers)
+    return made
+
+
 def chat_cache(cache: Any) -> ChatCache | None:
     """The cache of a canonical turn; None for none, or for an empty one.
 
@@ -78,3 +83,9 @@ def chat_cache(cache: Any) -> ChatCache | None:
         "legacy_cache=True takes any DynamicCache on trust.",
         param="past_key_values",
     )
+
+
+def _hold(cache: DynamicCache, layers: list[tuple[Tensor, Tensor]]) -> None:
+    for layer, (keys, values) in enumerate(layers):
+        cache.update(keys[:, :, :0], values[:, :, :0], layer)  # makes the layer; an update would copy
+        cache.layers[layer].keys, cache.layers[layer].values = keys, values

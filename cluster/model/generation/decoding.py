@@ -1,8 +1,7 @@
-"""The decode loop behind ``stream_chat``, ``stream_generate`` and ``chat``: what is left of generation when nothing
-that was not asked for is done.
+"""The decode loop behind ``stream_chat``, ``stream_generate`` and ``chat``.
 
 One pass over the prompt, then one token per row and step into memory that is already there. Everything a step needs is
-decided before the first one.
+decided before the first one; nothing is done that was not asked for.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def failed_rows(scores: Tensor) -> Tensor:
 class RowGuard(LogitsProcessor):  # type: ignore[misc]  # untyped library
     """Forces id 5 in failed rows and leaves the others alone."""
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002  # transformers' signature
         """Scores [B, V] -> [B, V]."""
         failed = failed_rows(scores)
         return _force(scores, failed) if bool(failed.any()) else scores
@@ -34,7 +34,7 @@ class RowGuard(LogitsProcessor):  # type: ignore[misc]  # untyped library
 class InvalidScoreGuard(LogitsProcessor):  # type: ignore[misc]  # untyped library
     """The published guard: one score that is not finite, and id 5 is forced in every row."""
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002  # transformers' signature
         """Scores [B, V] -> [B, V]."""
         if bool(torch.isfinite(scores).all()):
             return scores
@@ -44,7 +44,7 @@ class InvalidScoreGuard(LogitsProcessor):  # type: ignore[misc]  # untyped libra
 class RaisingGuard(LogitsProcessor):  # type: ignore[misc]  # untyped library
     """Ends a chat whose only row has failed."""
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002  # transformers' signature
         """Scores [B, V], unchanged.
 
         Raises:

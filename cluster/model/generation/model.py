@@ -70,7 +70,8 @@ class ChatGLM3ForConditionalGeneration(Chatting):
         offload = loading.offload_folder(places, offload_folder)
         loading.fill(model, shards, places, kind, offload)
         loading.dispatch(model, places, offload)
-        return model.eval()
+        model.eval()
+        return model
 
     @torch.no_grad()
     def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:

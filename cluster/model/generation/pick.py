@@ -38,7 +38,7 @@ class Sampling:
                 f"temperature is {self.temperature}; it must be above 0 (do_sample=False takes the best id).",
                 param="temperature",
             )
-        if not isinstance(self.top_k, int) or self.top_k < 0:
+        if self.top_k < 0:
             raise InvalidRequestError(f"top_k is {self.top_k}; it must be 0 (off) or more.", param="top_k")
         if not self.top_p >= 0:
             raise InvalidRequestError(f"top_p is {self.top_p}; it must be from 0 to 1.", param="top_p")
