@@ -43,7 +43,7 @@ def visible(attention_mask: Tensor | None, tokens: int, length: int, prefix: int
     """What T new tokens may look at among L columns, see ``CacheAttention``.
 
     Args:
-        attention_mask: [B, L - prefix], 0 over padding; or a bool [B, 1, T, L] of the caller's own making.
+        attention_mask: [B, L - prefix], 0 over padding; None without.
         tokens: T.
         length: L, the cache after this pass.
         prefix: columns in front that every query sees and no mask speaks of.
@@ -51,13 +51,11 @@ def visible(attention_mask: Tensor | None, tokens: int, length: int, prefix: int
     Raises:
         InvalidRequestError: the mask does not cover past and new tokens.
     """
-    if attention_mask is not None and attention_mask.dim() == 4:
-        return attention_mask if attention_mask.dtype is torch.bool else attention_mask >= 0
     if attention_mask is None or bool(attention_mask.all()):
         return None
-    if attention_mask.shape[1] != length - prefix:
+    if attention_mask.dim() != 2 or attention_mask.shape[1] != length - prefix:
         raise InvalidRequestError(
-            f"attention_mask covers {attention_mask.shape[1]} tokens; past and new ones are {length - prefix}.",
+            f"attention_mask is {list(attention_mask.shape)}; it must be [batch, {length - prefix}], past and new tokens.",
             param="attention_mask",
         )
     real = nn.functional.pad(attention_mask.bool(), (prefix, 0), value=True)

@@ -112,8 +112,9 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         ``states`` gets every layer's input, and the last one's output.
         """
         rows, tokens = ids.shape
-        length = getattr(cache, "max_cache_len", None) or cache.get_seq_length() + tokens
-        mask = visible(attention_mask, tokens, length, self.prefix_rows)
+        if cache.is_compileable:  # its empty rows would be attended to
+            raise InvalidRequestError("Static caches are not supported; use a DynamicCache.", param="past_key_values")
+        mask = visible(attention_mask, tokens, cache.get_seq_length() + tokens, self.prefix_rows)
         attention = CacheAttention(cache, rows, mask)
         watch = None if states is None else lambda x: states.append(x.view(rows, tokens, -1))
         hidden = self.run_blocks(ids.reshape(-1), positions.expand(rows, tokens).reshape(-1), attention, watch)

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import DynamicCache, StoppingCriteria, TextIteratorStreamer
+from transformers import DynamicCache, StaticCache, StoppingCriteria, TextIteratorStreamer
 
 from cluster.errors import CheckpointError, ConfigurationError, ContextLengthExceededError, InvalidRequestError
 from cluster.model import ChatGLM3ForConditionalGeneration
@@ -41,6 +41,13 @@ def test_a_cache_is_continued():
     shell("tiny")(ids[:, :5], past_key_values=cache)
     assert shell("tiny").generate(input_ids=ids, past_key_values=cache, **GREEDY).tolist() == whole.tolist()
     assert cache.get_seq_length() == whole.shape[1] - 1
+
+
+def test_a_static_cache_is_refused():
+    """Its empty rows would be attended to."""
+    static = StaticCache(config=shell("tiny").config, max_cache_len=64)
+    with pytest.raises(InvalidRequestError, match="Static caches"):
+        shell("tiny").generate(input_ids=torch.tensor([[821, 823]]), past_key_values=static, **GREEDY)
 
 
 class Never(StoppingCriteria):
