@@ -55,7 +55,7 @@ def visible(attention_mask: Tensor | None, tokens: int, length: int, prefix: int
         return None
     if attention_mask.dim() != 2 or attention_mask.shape[1] != length - prefix:
         raise InvalidRequestError(
-            f"attention_mask is {list(attention_mask.shape)}; it must be [batch, {length - prefix}], past and new tokens.",
+            f"attention_mask is {list(attention_mask.shape)}; it must cover past and new tokens, {length - prefix}.",
             param="attention_mask",
         )
     real = nn.functional.pad(attention_mask.bool(), (prefix, 0), value=True)
