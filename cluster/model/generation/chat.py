@@ -68,11 +68,8 @@ class Chatting(ChatGLM3Base):
             InvalidRequestError: an argument is wrong; names it.
             ToolCallError: the model named a tool and did not call it properly; keeps the text.
         """
-        given = _merge(
-            {"max_length": max_length, "num_beams": num_beams, "do_sample": do_sample}
-            | {"top_p": top_p, "temperature": temperature},
-            kwargs,
-        )
+        given: dict[str, Any] = {"max_length": max_length, "num_beams": num_beams, "do_sample": do_sample}
+        given |= {"top_p": top_p, "temperature": temperature} | kwargs
         self._check(tokenizer, query)
         turn = (open_published_turn if legacy else open_turn)(tokenizer, query, history, role)
         limit = self._limit(len(turn.ids), given)
@@ -139,9 +136,12 @@ class Chatting(ChatGLM3Base):
         """
         is_published = legacy or legacy_cache
         self._check(tokenizer, query)
-        given = _merge(
-            {"max_length": max_length, "do_sample": do_sample, "top_p": top_p, "temperature": temperature}, kwargs
-        )
+        given: dict[str, Any] = {
+            "max_length": max_length,
+            "do_sample": do_sample,
+            "top_p": top_p,
+            "temperature": temperature,
+        } | kwargs
         opened = open_published_turn if is_published else open_turn
         turn = opened(tokenizer, query, history, role, past_key_values)
         given = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id} | given
@@ -290,10 +290,6 @@ class Chatting(ChatGLM3Base):
     def _check(self, tokenizer: ChatGLM3Tokenizer, query: object) -> None:
         check_tokenizer(tokenizer, self.shape)
         check_query(query)
-
-
-def _merge(named: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    return named | kwargs
 
 
 def _of_config(config: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from cluster.errors import InvalidRequestError
 from cluster.model.generation.chat_cache import chat_cache
 from cluster.tokenizer.detokenizer import IncrementalDetokenizer
 from cluster.tokenizer.responses import Content, Item, copy_history, response_content, response_items
-from cluster.tokenizer.template import assistant_ids, chat_input_ids, message_ids
+from cluster.tokenizer.template import chat_input_ids
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
 _BROKEN: Final = "\ufffd"
@@ -73,11 +73,6 @@ def open_published_turn(
     if history is not None:
         history.append(dict(own[-1]))
     return Turn(own, [], fed, past if has_past else None)
-
-
-def closing_ids(tokenizer: ChatGLM3Tokenizer, role: str, query: str) -> list[int]:
-    """The ids that a query adds to a conversation: its message, and ``<|assistant|>``."""
-    return message_ids(tokenizer, role, query) + assistant_ids(tokenizer)
 
 
 class Answer:
