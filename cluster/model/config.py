@@ -110,7 +110,7 @@ class ChatGLM3Config:
 def load_config(folder: Path) -> ChatGLM3Config:
     """Read ``config.json`` of a checkpoint folder. Raises CheckpointError naming the file and the key."""
     path = folder / CONFIG_FILE
-    return parse_config(read_object(path, f"a checkpoint folder holds a {CONFIG_FILE}"), path)
+    return parse_config(read_fields(path), path)
 
 
 def parse_config(fields: Mapping[str, Any], path: Path) -> ChatGLM3Config:
@@ -123,6 +123,11 @@ def parse_config(fields: Mapping[str, Any], path: Path) -> ChatGLM3Config:
     config = ChatGLM3Config(**picked)
     _check_shape(config, path)
     return config
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """config.json's object as it stands. Raises CheckpointError naming the file."""
+    return read_object(path, f"a checkpoint folder holds a {CONFIG_FILE}")
 
 
 def read_object(path: Path, hint: str) -> dict[str, Any]:

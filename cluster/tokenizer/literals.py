@@ -71,6 +71,18 @@ def parse_call(text: str, function: str) -> dict[str, Any]:
     return arguments
 
 
+def parse_settled(text: str, function: str) -> tuple[dict[str, Any], bool]:
+    """The arguments of a call that is still being written, as far as nothing can change them, and whether it is whole.
+
+    An argument is settled by the comma or bracket behind it. What is no call has none; it never raises.
+    """
+    settled: dict[str, Any] = {}
+    try:
+        return _Reader(text[:MAX_CHARS]).call(function, settled), True
+    except ValueError:
+        return settled, False
+
+
 class _Reader:
     """Recursive descent with one token of foresight."""
 
@@ -78,11 +90,17 @@ class _Reader:
         self._text = text
         self._next = self._scan(0)
 
-    def call(self, function: str) -> dict[str, Any]:
+    def call(self, function: str, settled: dict[str, Any] | None = None) -> dict[str, Any]:
         self._take("name", function)
         self._take("mark", "(")
         arguments: dict[str, Any] = {}
-        self._items(")", lambda: self._argument(arguments))
+
+        def item() -> None:
+            if settled is not None:
+                settled.update(arguments)  # a comma has just been taken
+            self._argument(arguments)
+
+        self._items(")", item)
         return arguments
 
     def expect_end(self) -> None:

@@ -1,0 +1,188 @@
+"""The model that transformers sees: published parameter names, ``forward``, and what a decode loop needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from cluster.errors import ContextLengthExceededError, InvalidRequestError
+from cluster.model.attention import Attention
+from cluster.model.chatglm import Transformer
+from cluster.model.config import ChatGLM3Config
+from cluster.model.generation.attention import CacheAttention, visible
+from cluster.model.generation.chat_cache import shared_cache
+from cluster.model.generation.config import CACHE, ChatGLMConfig
+from cluster.model.generation.options import TOP_K
+from cluster.model.rotary import rotary_table
+
+
+class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # untyped library
+    """The serving blocks as a transformers model. Born without weights; ``from_pretrained`` brings them.
+
+    Attributes:
+        shape: the checked configuration.
+        prefix_rows: rows of the cache that are no tokens (prefix tuning).
+    """
+
+    config_class = ChatGLMConfig
+    base_model_prefix = "transformer"
+    main_input_name = "input_ids"
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _supports_sdpa = True
+    prefix_rows = 0
+
+    def __init__(self, config: ChatGLMConfig, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(config)
+        self.shape: ChatGLM3Config = config.shape()
+        with torch.device("meta"):
+            self.transformer = Transformer(self.shape, dtype)
+            self.post_init()
+        self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, top_k=TOP_K)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        cache: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,  # noqa: FBT001  # transformers' signature
+        output_hidden_states: bool | None = None,  # noqa: FBT001  # see above
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,  # noqa: FBT001  # see above
+        **_: Any,
+    ) -> Any:
+        """Logits of a batch.
+
+        Args:
+            input_ids: int64 [B, T].
+            attention_mask: [B, past + T], 0 over padding on the left; None without padding.
+            position_ids: int64 [B, T] or [1, T], rows of the rotary table. Absent: counted on from the past, padding
+                aside (the published code began at 0 whatever the past).
+            past_key_values: a transformers ``Cache``, extended in place.
+            cache: the same under its later name.
+            labels: int64 [B, T]; -100 is not counted. Gives ``loss``, the mean of predicting each next id.
+            use_cache: False returns no cache.
+            output_hidden_states: also every layer's input and the last one's output, [B, T, H], before the final norm.
+            logits_to_keep: how many last positions to compute logits for (an int, 0 is all), or which (a tensor).
+            return_dict: False gives a tuple.
+
+        Returns:
+            ``CausalLMOutputWithPast``; logits are [B, T or fewer, V] in the model's dtype.
+
+        Raises:
+            ContextLengthExceededError: a position is beyond the model's context.
+            InvalidRequestError: mask or positions do not fit ids and past.
+        """
+        if input_ids.dim() != 2:
+            raise InvalidRequestError("input_ids must be [batch, tokens].", param="input_ids")
+        past = past_key_values if cache is None else cache
+        held = self.open_cache(None, len(input_ids)) if past is None else past
+        start = held.get_seq_length() - self.prefix_rows
+        positions = self._positions(input_ids, attention_mask, position_ids, start)
+        states: list[Tensor] | None = [] if output_hidden_states else None
+        hidden = self.run_rows(input_ids, positions, attention_mask, held, states)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # -0 is all
+        logits = self.compute_logits(hidden[:, kept])
+        made = CausalLMOutputWithPast(
+            loss=None if labels is None else _loss(logits, labels),
+            logits=logits,
+            hidden_states=None if states is None else tuple(states),
+            **{CACHE: None if use_cache is False else held},
+        )
+        return made.to_tuple() if return_dict is False else made
+
+    def run_rows(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attention_mask: Tensor | None,
+        cache: Any,
+        states: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run the blocks over B rows of T tokens: hidden [B, T, H] before the final norm; extends ``cache``.
+
+        ``states`` gets every layer's input, and the last one's output.
+        """
+        rows, tokens = ids.shape
+        if cache.is_compileable:  # its empty rows would be attended to
+            raise InvalidRequestError("Static caches are not supported; use a DynamicCache.", param="past_key_values")
+        mask = visible(attention_mask, tokens, cache.get_seq_length() + tokens, self.prefix_rows)
+        attention = CacheAttention(cache, rows, mask)
+        watch = None if states is None else lambda x: states.append(x.view(rows, tokens, -1))
+        hidden = self.run_blocks(ids.reshape(-1), positions.expand(rows, tokens).reshape(-1), attention, watch)
+        return hidden.view(rows, tokens, -1)
+
+    def run_blocks(
+        self, ids: Tensor, positions: Tensor, attention: Attention, watch: Callable[[Tensor], None] | None = None
+    ) -> Tensor:
+        """Run the blocks over flat tokens, int64 [N] -> [N, H]; submodules are called, so that offloading works."""
+        x = self.transformer.embedding.word_embeddings(ids)
+        turns = self._table(x).index_select(0, positions.to(x.device)).unsqueeze(1)
+        for layer, block in enumerate(self.transformer.encoder.layers):
+            if watch is not None:
+                watch(x)
+            x = block(layer, x, turns, attention)
+        if watch is not None:
+            watch(x)
+        hidden: Tensor = x
+        return hidden
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """Final norm and output layer: [..., H] -> [..., V]."""
+        scores: Tensor = self.transformer.output_layer(self.transformer.encoder.final_layernorm(hidden))
+        return scores
+
+    def open_cache(self, past: Any, rows: int) -> Any:
+        """A cache to extend for ``rows`` rows: an empty one, or one that shares ``past``'s memory, not its growth."""
+        del rows  # prefix tuning will need it
+        return shared_cache([] if past is None else [(held.keys, held.values) for held in past.layers])
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embedding."""
+        found: nn.Module = self.transformer.embedding.word_embeddings
+        return found
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer; not tied to the embedding."""
+        found: nn.Module = self.transformer.output_layer
+        return found
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Weights come from a checkpoint."""
+
+    def _positions(self, ids: Tensor, mask: Tensor | None, given: Tensor | None, start: int) -> Tensor:
+        tokens = ids.shape[1]
+        if given is not None:
+            positions = given
+            if positions.shape[-1] != tokens:
+                raise InvalidRequestError(
+                    f"position_ids has {positions.shape[-1]} columns for {tokens} tokens.", param="position_ids"
+                )
+        elif mask is not None and mask.dim() == 2:
+            positions = (mask.long().cumsum(-1) - 1).clamp_(min=0)[:, -tokens:]
+        else:
+            positions = torch.arange(start, start + tokens, device=ids.device)[None]
+        if (last := int(positions.max())) >= self.shape.seq_length:
+            raise ContextLengthExceededError(prompt_tokens=last + 1, max_tokens=0, context_length=self.shape.seq_length)
+        return positions
+
+    def _table(self, like: Tensor) -> Tensor:
+        key = (like.dtype, like.device)
+        if key not in self._tables:
+            shape = self.shape
+            self._tables[key] = rotary_table(shape.seq_length, shape.kv_channels, shape.rope_ratio, *key)
+        return self._tables[key]
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    if labels.shape != logits.shape[:2]:
+        raise InvalidRequestError("labels need one id per position, and logits of all of them.", param="labels")
+    return nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())

@@ -1,0 +1,43 @@
+"""The published config.json as a transformers configuration, and transformers' one renamed word."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from cluster.model.config import ChatGLM3Config, parse_config
+
+# transformers 5.24 calls the cache ``cache`` in signatures and outputs, earlier ones ``past_key_values``.
+CACHE: Final = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+
+
+class ChatGLMConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped library
+    """Holds every field of config.json as it stands there; absent ones stay absent. ``shape`` reads them."""
+
+    model_type = "chatglm"
+    attribute_map: ClassVar[dict[str, str]] = {
+        "num_hidden_layers": "num_layers",
+        "vocab_size": "padded_vocab_size",
+        "max_position_embeddings": "seq_length",
+        "num_key_value_heads": "multi_query_group_num",
+        "head_dim": "kv_channels",
+    }
+
+    def shape(self) -> ChatGLM3Config:
+        """The checked shape of the model.
+
+        Raises:
+            CheckpointError: a field is wrong or unsupported; names it.
+        """
+        return parse_config(self.to_dict(), Path(self.name_or_path or ".") / "config.json")
+
+    @classmethod
+    def of(cls, held: dict[str, Any], name: str) -> ChatGLMConfig:
+        """From config.json's fields, ``auto_map`` aside, which names code that is never run."""
+        config = cls(**{key: value for key, value in held.items() if key not in {"auto_map", "transformers_version"}})
+        config._name_or_path = name
+        return config

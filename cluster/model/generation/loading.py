@@ -1,0 +1,136 @@
+"""Puts a checkpoint's tensors where a device map wants them; what is offloaded goes through accelerate.
+
+Everything is checked before the first tensor is read, and nothing refers to a model that failed to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import accelerate
+import torch
+from accelerate.utils import get_balanced_memory, infer_auto_device_map, offload_weight, save_offload_index
+from torch import Tensor, nn
+
+from cluster.errors import ConfigurationError
+from cluster.model.files import open_shard
+from cluster.model.loader import IGNORED
+
+DeviceMap = str | torch.device | int | Mapping[str, Any] | None
+_POLICIES: Final = ("auto", "balanced", "balanced_low_0", "sequential")
+_FOREIGN: Final = {"transformer.rotary_pos_emb", "lm_head"}  # modules of the published class that hold nothing here
+_DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def read_dtype(wanted: Any, stored: str) -> torch.dtype:
+    """The dtype that an argument means; None and "auto" mean the checkpoint's own.
+
+    Raises:
+        ConfigurationError: it is none that the model can run in.
+    """
+    if wanted in {None, "auto"}:
+        wanted = stored
+    found = _DTYPES.get(wanted.removeprefix("torch.")) if isinstance(wanted, str) else wanted
+    if found not in _DTYPES.values():
+        raise ConfigurationError(f"dtype is {wanted!r}; it can be {', '.join(_DTYPES)} or 'auto'.")
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def resolve_map(
+    model: nn.Module, device_map: DeviceMap, dtype: torch.dtype, max_memory: dict[Any, Any] | None
+) -> dict[str, Any]:
+    """Module name -> device ("disk" included), covering every parameter; ``""`` is the whole model.
+
+    Raises:
+        ConfigurationError: a policy is unknown, or an explicit map names no module, or leaves a parameter out.
+    """
+    if isinstance(device_map, Mapping):
+        found = {name: place for name, place in device_map.items() if name not in _FOREIGN}
+        _check_cover(model, found)
+        return found
+    if isinstance(device_map, str) and device_map in _POLICIES:
+        if device_map != "sequential":
+            low_zero = device_map == "balanced_low_0"
+            max_memory = get_balanced_memory(
+                model, max_memory, no_split_module_classes=["Block"], dtype=dtype, low_zero=low_zero
+            )
+        made: dict[str, Any] = infer_auto_device_map(model, max_memory, no_split_module_classes=["Block"], dtype=dtype)
+        return made
+    return {"": _device("cpu" if device_map is None else device_map)}
+
+
+def fill(
+    model: nn.Module, shards: list[Path], places: Mapping[str, Any], dtype: torch.dtype, offload: Path | None
+) -> None:
+    """Give every parameter its value on its device; those on "disk" are written to ``offload`` and stay meta."""
+    index: dict[str, Any] = {}
+    for path in shards:
+        with open_shard(path) as shard:
+            for name in sorted(shard.infos().keys() - IGNORED):
+                place = _place(name, places)
+                if place == "disk":
+                    assert offload is not None
+                    index = offload_weight(shard.tensor(name).to(dtype), name, str(offload), index)
+                else:
+                    # copy: a mapped file must not stay the model's memory
+                    _assign(model, name, shard.tensor(name).to(place, dtype, copy=path.suffix == ".bin"))
+    if index:
+        assert offload is not None
+        save_offload_index(index, str(offload))
+
+
+def dispatch(model: nn.Module, places: dict[str, Any], offload: Path | None) -> None:
+    """Hook the modules so that each runs where its weights are, or where they are brought for the moment."""
+    if set(places) == {""} and places[""] != "disk":
+        return
+    accelerate.dispatch_model(model, places, offload_dir=None if offload is None else str(offload), force_hooks=True)
+
+
+def offload_folder(places: Mapping[str, Any], given: str | Path | None) -> Path | None:
+    """Where weights on "disk" go, made if need be; None where there are none.
+
+    Raises:
+        ConfigurationError: weights go to disk, and nobody said where.
+    """
+    if "disk" not in places.values():
+        return None
+    if given is None:
+        raise ConfigurationError("Some weights go to disk; name a folder for them with offload_folder=…")
+    folder = Path(given)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _device(given: Any) -> torch.device:
+    try:
+        return torch.device(given)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigurationError(
+            f"device_map is {given!r}; it can be a device, a map of modules to devices, or {', '.join(_POLICIES)}."
+        ) from error
+
+
+def _check_cover(model: nn.Module, places: Mapping[str, Any]) -> None:
+    modules = {name for name, _ in model.named_modules()}
+    for name in places:
+        if name not in modules and name not in dict(model.named_parameters()):
+            raise ConfigurationError(f"device_map names {name!r}, which is no module of the model.")
+    for name, _ in model.named_parameters():
+        if not any(_is_inside(name, outer) for outer in places):
+            raise ConfigurationError(f"device_map says nothing about {name!r}.")
+
+
+def _place(name: str, places: Mapping[str, Any]) -> Any:
+    return places[max((outer for outer in places if _is_inside(name, outer)), key=len)]
+
+
+def _is_inside(name: str, outer: str) -> bool:
+    return not outer or name == outer or name.startswith(f"{outer}.")
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))

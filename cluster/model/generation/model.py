@@ -1,0 +1,138 @@
+"""``ChatGLM3ForConditionalGeneration``: loading and saving, and ``generate`` with what it must refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cluster.errors import CheckpointError, ConfigurationError, InvalidRequestError
+from cluster.model.config import CONFIG_FILE, read_fields
+from cluster.model.files import find_shards, read_infos
+from cluster.model.generation import loading
+from cluster.model.generation.chat import Chatting
+from cluster.model.generation.config import CACHE, ChatGLMConfig
+from cluster.model.generation.guard import RowGuard
+from cluster.model.generation.limits import total_limit
+from cluster.model.loader import check_tensors
+
+_HARMLESS = {"trust_remote_code", "low_cpu_mem_usage", "local_files_only", "revision", "use_safetensors"}
+
+
+class ChatGLM3ForConditionalGeneration(Chatting):
+    """ChatGLM3 with everything its published class does; see docs/interface.md."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        dtype: Any = None,
+        torch_dtype: Any = None,
+        device_map: loading.DeviceMap = None,
+        max_memory: dict[Any, Any] | None = None,
+        offload_folder: str | Path | None = None,
+        config: ChatGLMConfig | None = None,
+        **ignored: Any,
+    ) -> ChatGLM3ForConditionalGeneration:
+        """Load a checkpoint folder, ready for inference. No code is read from it.
+
+        Args:
+            path: the folder, with config.json and safetensors or ``.bin`` weights.
+            dtype: "float32", "bfloat16", "float16" or torch's own; None or "auto" is what is stored.
+            torch_dtype: its older name.
+            device_map: None (the CPU), a device, "auto", "balanced", "balanced_low_0", "sequential", or a map of module
+                names to devices, "cpu" and "disk" included.
+            max_memory: bytes (or "10GiB") by device, for the policies.
+            offload_folder: where weights on "disk" are written.
+            config: another configuration than the folder's (longer context, for one).
+            ignored: ``trust_remote_code``, ``revision`` and others that say nothing here.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or unsafe, or a tensor is unknown, missing or misshapen.
+            ConfigurationError: an argument is unknown or wrong; names it.
+        """
+        _refuse_unknown(ignored)
+        folder = Path(path)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is no folder here; download the checkpoint first, then name its folder.")
+        config = ChatGLMConfig.of(read_fields(folder / CONFIG_FILE), str(folder)) if config is None else config
+        shape = config.shape()
+        kind = loading.read_dtype(torch_dtype if dtype is None else dtype, shape.torch_dtype)
+        shards = find_shards(folder)
+        check_tensors(read_infos(shards), shape, folder)
+        config.dtype = kind
+        model = cls(config, kind)
+        places = loading.resolve_map(model, device_map, kind, max_memory)
+        offload = loading.offload_folder(places, offload_folder)
+        loading.fill(model, shards, places, kind, offload)
+        loading.dispatch(model, places, offload)
+        model.eval()
+        return model
+
+    @torch.no_grad()
+    def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """Transformers' ``generate``: greedy, sampling and beams over a batch.
+
+        Args:
+            inputs: int64 [B, T], padded on the left; ``input_ids`` is the same.
+            generation_config: a ``GenerationConfig``; ``model.generation_config`` where absent, which stops at
+                ``</s>`` only and keeps the best 50 ids.
+            kwargs: see transformers, and docs/interface.md for what is refused. A row whose logits are not finite
+                goes on with id 5 and leaves the others alone.
+
+        Returns:
+            Ids int64 [B * returned, T + answer], the prompt included, or a ``ModelOutput``.
+
+        Raises:
+            ContextLengthExceededError: prompt and requested answer do not fit the model's context.
+            InvalidRequestError: an argument asks for what is not supported.
+        """
+        for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate"):
+            if kwargs.get(name) is not None:
+                raise InvalidRequestError(
+                    f"{name} is not supported: assisted generation is not built for this model; leave it out.",
+                    param=name,
+                )
+        if "past_key_values" in kwargs and CACHE != "past_key_values":
+            kwargs[CACHE] = kwargs.pop("past_key_values")
+        if (ids := inputs if inputs is not None else kwargs.get("input_ids")) is not None:
+            self._check_length(ids.shape[1], generation_config, kwargs)
+        kwargs["logits_processor"] = [*(kwargs.get("logits_processor") or []), RowGuard()]
+        made = super().generate(inputs, generation_config, **kwargs)
+        if ids is not None and self._argument("num_beams", generation_config, kwargs) not in {None, 1}:
+            sequences = made if isinstance(made, Tensor) else made.sequences
+            stops, pad = (self._argument(name, generation_config, kwargs) for name in ("eos_token_id", "pad_token_id"))
+            _name_stops(sequences[:, ids.shape[1] :], stops, pad)
+        return made
+
+    def _check_length(self, prompt: int, config: Any, kwargs: Mapping[str, Any]) -> None:
+        asked = {name: self._argument(name, config, kwargs) for name in ("max_length", "max_new_tokens")}
+        total_limit(prompt, self.shape.seq_length, **asked)
+
+    def _argument(self, name: str, config: Any, kwargs: Mapping[str, Any]) -> Any:
+        """What ``generate`` will take for an argument: the call's, the given configuration's, the model's."""
+        for holder in (kwargs.get(name), getattr(config, name, None)):
+            if holder is not None:
+                return holder
+        return getattr(self.generation_config, name, None)
+
+
+def _refuse_unknown(given: Mapping[str, Any]) -> None:
+    for name in given.keys() - _HARMLESS:
+        raise ConfigurationError(f"from_pretrained() knows no argument {name!r}.")
+
+
+def _name_stops(answers: Tensor, stop_ids: Any, pad_id: int) -> None:
+    """Write the first stop id wherever a beam ended, whichever ended it, and pads behind it, in place.
+
+    That is what the published library did; later ones keep the id that was drawn.
+    """
+    stops = torch.as_tensor(stop_ids, device=answers.device).reshape(-1)
+    is_stop = torch.isin(answers, stops)
+    earlier = is_stop.int().cumsum(-1) - is_stop.int()  # stop ids in front of each place
+    answers[is_stop & (earlier == 0)] = stops[0]
+    answers[earlier > 0] = pad_id
