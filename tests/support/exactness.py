@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from cluster.engine.batch import Batch
 from cluster.engine.client import EngineStats
 from cluster.engine.config import EngineConfig
 from cluster.engine.engine import Engine
-from cluster.engine.plan import StepPlan, StepResult
 from cluster.engine.native.runner import NativeRunner
+from cluster.engine.plan import StepPlan, StepResult
 from cluster.engine.runner import ModelRunner
 from cluster.protocol import Finish, FinishReason, GenerateRequest, Logprobs, SamplingParams, Tokens
 from tests.fakes.fake_clock import FakeClock

@@ -104,7 +104,10 @@ def test_scores_are_those_of_float32_but_for_the_rounding_of_products(shape_and_
             scores_of(
                 runner,
                 stepper.plan(
-                    [Feed(held, ids_of(n, i, shape.padded_vocab_size)) for i, (held, n) in enumerate(zip(helds, counts, strict=True))]
+                    [
+                        Feed(held, ids_of(n, i, shape.padded_vocab_size))
+                        for i, (held, n) in enumerate(zip(helds, counts, strict=True))
+                    ]
                 ),
             )
             for runner, stepper, helds in steppers
@@ -176,7 +179,7 @@ def test_a_row_that_broke_is_told_and_spoils_nobody():
     stepper, broken = Stepper(runner), Held()
     fine = stepper.step([Feed(Held(), PROMPTS[0][:9])]).token_ids[0]
     result = stepper.step([Feed(Held(), PROMPTS[0][:9]), Feed(broken, [1, 2, NEVER_FINITE, 4, 5, 6])])
-    assert [True, False] == result.finite.tolist()
+    assert result.finite.tolist() == [True, False]
     assert fine == result.token_ids[0]
     stepper.release(broken)
     for _ in range(3):  # whoever gets the pages, page by page
