@@ -19,7 +19,7 @@ from cluster.engine.plan import StepPlan
 
 def num_prefix_pages(rows: int, page_size: int) -> int:
     """Pages that so many rows of a prefix take."""
-    return -(-rows // page_size)
+    return -(-rows // page_size) if rows else 0
 
 
 class PrefixPages:

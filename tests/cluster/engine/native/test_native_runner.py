@@ -63,6 +63,14 @@ def exact_runner(model, **options):
     return ModelRunner(exact, **options)
 
 
+def compute(stepper, feeds):
+    """Float32 scores [S, V] of a step of these feeds."""
+    plan = stepper.plan(feeds)
+    for feed in feeds:
+        feed.held.length += len(feed.token_ids)
+    return scores_of(stepper.runner, plan)
+
+
 def scores_of(runner, plan):
     """Float32 scores [S, V] of a step."""
     if isinstance(runner, NativeRunner):
@@ -74,11 +82,6 @@ def scores_of(runner, plan):
 
 def ids_of(count, offset, vocab):
     return [(5 + 17 * place + 101 * offset) % vocab for place in range(count)]
-
-
-def rows_first_decodes(counts):
-    """Longest last, as a plan wants its rows of one token first."""
-    return sorted(counts)
 
 
 def test_the_extension_was_built():
@@ -93,26 +96,19 @@ def test_scores_are_those_of_float32_but_for_the_rounding_of_products(shape_and_
     require_native()
     shape, page_size = shape_and_page
     rows = min(len(first), len(then))
-    first, then = rows_first_decodes(first[:rows]), rows_first_decodes(n % 30 + 1 for n in then[:rows])
+    first, then = sorted(first[:rows]), sorted(n % 30 + 1 for n in then[:rows])
     size = {"num_pages": 1 + rows * -(-180 // page_size), "page_size": page_size}
     model = random_model(torch.bfloat16, shape)
-    exact, native = exact_runner(model, **size), None
-    native = NativeRunner(model, **size, threads=2)
-    steppers = [(runner, Stepper(runner), [Held() for _ in range(rows)]) for runner in (exact, native)]
+    steppers = [Stepper(exact_runner(model, **size)), Stepper(NativeRunner(model, **size, threads=2))]
+    helds = [[Held() for _ in range(rows)] for _ in steppers]
     for counts in (first, then):
+        ids = [ids_of(n, i, shape.padded_vocab_size) for i, n in enumerate(counts)]
         expected, actual = (
-            scores_of(
-                runner,
-                stepper.plan(
-                    [
-                        Feed(held, ids_of(n, i, shape.padded_vocab_size))
-                        for i, (held, n) in enumerate(zip(helds, counts, strict=True))
-                    ]
-                ),
-            )
-            for runner, stepper, helds in steppers
+            compute(stepper, list(map(Feed, mine, ids))) for stepper, mine in zip(steppers, helds, strict=True)
         )
-        assert (expected - actual).abs().max() < 0.05 * max(1.0, float(expected.std()))
+        difference, scale = (actual - expected).abs(), max(1.0, float(expected.std()))
+        assert difference.max() < 0.15 * scale
+        assert difference.mean() < 0.015 * scale
 
 
 def test_it_is_closer_to_float32_than_operations_that_each_round():
@@ -122,7 +118,7 @@ def test_it_is_closer_to_float32_than_operations_that_each_round():
     size = {"num_pages": PAGES, "page_size": PAGE_SIZE}
     runners = [exact_runner(model, **size), ModelRunner(random_model(torch.bfloat16), **size), native_runner(**size)]
     exact, rounded, native = (
-        scores_of(runner, Stepper(runner).plan([Feed(Held(), prompt) for prompt in PROMPTS])) for runner in runners
+        compute(Stepper(runner), [Feed(Held(), prompt) for prompt in PROMPTS]) for runner in runners
     )
     assert (native - exact).std() < (rounded - exact).std()
 
@@ -134,7 +130,7 @@ def native():
 
 def alone(runner, prompt):
     """Scores of a prompt in one step, with nobody beside it."""
-    return scores_of(runner, Stepper(runner).plan([Feed(Held(), prompt)]))[0]
+    return compute(Stepper(runner), [Feed(Held(), prompt)])[0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -143,7 +139,7 @@ def test_any_chunking_gives_the_same_bits(native, cuts):
     """Token by token and all at once are alike too."""
     stepper, held, begin = Stepper(native), Held(), 0
     for end in (*sorted(cuts), 60):
-        scores = scores_of(native, stepper.plan([Feed(held, PROMPTS[0][begin:end])]))
+        scores = compute(stepper, [Feed(held, PROMPTS[0][begin:end])])
         begin = end
     assert torch.equal(alone(native, PROMPTS[0]), scores[0])
 
@@ -152,14 +148,14 @@ def test_any_chunking_gives_the_same_bits(native, cuts):
 @given(company=st.lists(st.integers(1, 60), max_size=17), place=st.integers(0, 17))
 def test_any_company_leaves_the_bits_alone(native, company, place):
     """However many rows there are, before and behind."""
-    lengths = rows_first_decodes(company)
+    lengths = sorted(company)  # a plan's rows of one token come first
     stepper = Stepper(native_runner(num_pages=18 * 15 + 1, page_size=PAGE_SIZE))
     mine = min(place, len(lengths))
-    while mine < len(lengths) and lengths[mine] == 1:  # a plan's rows of one token come first
+    while mine < len(lengths) and lengths[mine] == 1:
         mine += 1
     prompts = [PROMPTS[1][:n] for n in lengths]
     prompts.insert(mine, PROMPTS[0])
-    scores = scores_of(stepper.runner, stepper.plan([Feed(Held(), prompt) for prompt in prompts]))
+    scores = compute(stepper, [Feed(Held(), prompt) for prompt in prompts])
     assert torch.equal(alone(native, PROMPTS[0]), scores[mine])
 
 
