@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from cluster.demo import CHECKPOINT, MODEL_NAME
+from cluster.engine.native import library
 from cluster.errors import CheckpointError, ConfigurationError
 from services.args import AppArgs
 from services.ray_environment import LONGEST_TURN_S
@@ -41,6 +42,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
     device = _device(settings)
     dtype = _dtype(settings, device)
     kv_cache_bytes = int(settings.kv_cache_gib * 2**30) if settings.kv_cache_gib else None
+    native = _is_native(settings, device, dtype)
     path, name = _model(settings, state, say)
     say(f"checking {path}")
     lora, prefix = (str(folder) if folder else "" for folder in (settings.lora, settings.prefix))
@@ -51,7 +53,7 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         redis_url=settings.redis_url or "",
         device=device,
         dtype=dtype,
-        threads=settings.threads or default_threads(os.cpu_count() or 1, settings.most_replicas),
+        threads=settings.threads or default_threads(os.cpu_count() or 1, settings.most_replicas, native=native),
         kv_cache_bytes=kv_cache_bytes,
         max_num_seqs=settings.max_num_seqs,
         max_batched_tokens=settings.max_batched_tokens,
@@ -80,13 +82,20 @@ def check_port(port: int) -> None:
             raise ConfigurationError(f"--port {port} cannot be used: {error.strerror}. Choose another one.") from error
 
 
-def default_threads(cores: int, replicas: int) -> int:
-    """CPU threads per replica: one core is left to gateways, proxy and Ray.
+def default_threads(cores: int, replicas: int, *, native: bool) -> int:
+    """CPU threads per replica.
 
-    A step's threads wait for each other, so one of them losing its core to a gateway stops them all (measured on two
-    cores: 1.2 times the tokens per second through HTTP with one thread instead of two, docs/benchmarks/serving.md).
+    torch's threads wait for each other, so one of them losing its core to a gateway stops them all: one core is left to
+    the rest of the cluster. The C step's threads take what work there is, and a late one stops nobody: they get all
+    (measured through HTTP on two cores: docs/benchmarks/serving.md).
     """
-    return max(1, (cores - 1) // replicas)
+    return max(1, (cores if native else cores - 1) // replicas)
+
+
+def _is_native(settings: ClusterSettings, device: str, dtype: str) -> bool:
+    """Whether a replica here would compute with ``cluster.engine.native``; with plain heads it does."""
+    is_plain = not settings.quantize and settings.prefix is None
+    return device == "cpu" and dtype == "bfloat16" and is_plain and library.load() is not None
 
 
 def _device(settings: ClusterSettings) -> str:

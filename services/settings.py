@@ -47,7 +47,9 @@ class ClusterSettings(BaseSettings):
         None,
         description="KV pool per replica; none: on CPU two full contexts, at least 0.25; else the GPU's rest",
     )
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads per replica; 0: (cores - 1) / replicas")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="CPU threads per replica; 0: cores / replicas, one core less without the C step"
+    )
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 64
     max_batched_tokens: Annotated[int, Field(ge=16, le=65536, validate_default=True)] = 512
     max_prefill_while_decoding: Annotated[int, Field(ge=1, le=65536)] = 256

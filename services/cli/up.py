@@ -61,7 +61,7 @@ def up(
         _option("KV pool per replica in GiB; default: two full contexts on CPU, the GPU's rest else.", "kv_cache_gib"),
     ] = None,
     threads: Annotated[
-        int | None, _option("CPU threads per replica; default (cores - 1) / replicas.", "threads")
+        int | None, _option("CPU threads per replica; default: its share of the cores.", "threads")
     ] = None,
     max_num_seqs: Annotated[int | None, _option("Turns in a replica's batch; default 64.", "max_num_seqs")] = None,
     max_batched_tokens: Annotated[

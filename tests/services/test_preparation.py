@@ -20,8 +20,14 @@ TINY, LORA = DATA / "tiny", DATA / "goldens" / "lora_tiny"
 
 @pytest.mark.parametrize(("cores", "replicas", "threads"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (16, 1, 15), (16, 4, 3)])
 def test_one_core_is_left_to_the_rest_of_the_cluster(cores: int, replicas: int, threads: int) -> None:
-    """Every replica has at least one thread, and all of them together leave a core."""
-    assert default_threads(cores, replicas) == threads
+    """Threads that wait for each other must not lose a core to a gateway."""
+    assert default_threads(cores, replicas, native=False) == threads
+
+
+@pytest.mark.parametrize(("cores", "replicas", "threads"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (16, 3, 5), (2, 4, 1)])
+def test_threads_that_wait_for_nobody_share_all_cores(cores: int, replicas: int, threads: int) -> None:
+    """The C step's work is taken piece by piece."""
+    assert default_threads(cores, replicas, native=True) == threads
 
 
 def test_without_a_model_the_demo_model_of_the_package_is_served(tmp_path: Path) -> None:
