@@ -60,7 +60,7 @@ class ClusterSettings(BaseSettings):
         False, description="equal requests get equal answers to the last bit, whatever else runs; several times slower"
     )
     engine_process: bool | None = Field(
-        None, description="a replica's engine in a process of its own; none: where it computes on a GPU"
+        None, description="a replica's engine in a process of its own; none: where steps are fast"
     )
     quantize: Literal[0, 4, 8] = Field(0, description="bits to quantize the weights to when loaded; 0: as stored")
     lora: Path | None = Field(None, description="folder of a LoRA adapter (PEFT) to apply")

@@ -92,7 +92,8 @@ def up(
         bool | None,
         typer.Option(
             "--engine-process/--no-engine-process",
-            help=f"Each engine in a process of its own; default: on CUDA. [{ENV_PREFIX}ENGINE_PROCESS]",
+            help="Each engine in a process of its own; default: where steps are fast, on CUDA or in C. "
+            f"[{ENV_PREFIX}ENGINE_PROCESS]",
             show_default=False,
         ),
     ] = None,

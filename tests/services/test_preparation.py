@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.demo import CHECKPOINT
 from cluster.errors import CheckpointError, ConfigurationError
-from services.preparation import _engine_process, check_port, default_threads, prepare
+from services.preparation import _engine_process, _is_native, check_port, default_threads, prepare
 from services.settings import RANDOM, read_settings
 from services.state import StateFolder
+from tests.support.native import require_native
 from tests.support.ports import free_port
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
@@ -111,13 +113,26 @@ def test_a_missing_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("device", "asked", "has_own"),
-    [("cpu", None, False), ("cuda", None, True), ("cpu", True, True), ("cuda", False, False)],
+    ("is_fast", "asked", "has_own"),
+    [(False, None, False), (True, None, True), (False, True, True), (True, False, False)],
 )
-def test_an_engine_has_a_process_of_its_own_on_a_gpu_or_where_asked_for(
-    device: str,
-    asked: bool | None,  # noqa: FBT001 -- parameters of the test
+def test_an_engine_has_a_process_of_its_own_where_steps_are_fast_or_where_asked_for(
+    is_fast: bool,  # noqa: FBT001 -- parameters of the test
+    asked: bool | None,  # noqa: FBT001 -- likewise
     has_own: bool,  # noqa: FBT001 -- likewise
 ) -> None:
-    """The operator's word counts before the default of the device."""
-    assert _engine_process(read_settings(engine_process=asked), device) is has_own
+    """The operator's word counts before the default."""
+    assert _engine_process(read_settings(engine_process=asked), is_fast=is_fast) is has_own
+
+
+@pytest.mark.parametrize(
+    ("options", "is_native"),
+    [({}, True), ({"quantize": 8}, False), ({"prefix": "p"}, False)],
+)
+def test_what_the_c_step_does_not_compute_gets_the_threads_of_torch(options: dict[str, Any], is_native: bool) -> None:  # noqa: FBT001 -- a parameter of the test
+    """Quantized weights and tuned prefixes; other dtypes and devices too."""
+    require_native()
+    settings = read_settings(**options)
+    assert _is_native(settings, "cpu", "bfloat16") is is_native
+    assert not _is_native(settings, "cpu", "float32")
+    assert not _is_native(settings, "cuda", "bfloat16")
