@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import weakref
 from ctypes import byref
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.engine import huge_pages
@@ -86,18 +88,18 @@ class NativeRunner:
             num_drawn=len(rows),
             num_spans=len(parts.rows),
             table_width=tables.shape[1],
-            token_ids=plan.token_ids.ctypes.data,
-            positions=plan.positions.ctypes.data,
-            tables=tables.ctypes.data,
-            slots=plan.slots.ctypes.data,
-            drawn=drawn.ctypes.data,
-            span_rows=parts.rows.ctypes.data,
-            span_tokens=parts.tokens.ctypes.data,
-            span_sizes=parts.sizes.ctypes.data,
-            span_lengths=parts.lengths.ctypes.data,
+            token_ids=_address(plan.token_ids, np.int32),
+            positions=_address(plan.positions, np.int32),
+            tables=_address(tables, np.int32),
+            slots=_address(plan.slots, np.int64),
+            drawn=_address(drawn, np.int32),
+            span_rows=_address(parts.rows, np.int32),
+            span_tokens=_address(parts.tokens, np.int32),
+            span_sizes=_address(parts.sizes, np.int32),
+            span_lengths=_address(parts.lengths, np.int32),
             scores=self._scores.data_ptr(),
-            best=scan.best.ctypes.data,
-            is_finite=scan.is_finite.ctypes.data,
+            best=_address(scan.best, np.int32),
+            is_finite=_address(scan.is_finite, np.bool_),
             **tokens.addresses,
         )
         if self._step(self._crew, byref(self._weights.struct), byref(struct)):
@@ -111,6 +113,12 @@ class NativeRunner:
         if num_drawn > len(self._scores):
             self._scores = huge_pages.zeros(num_drawn, self._config.padded_vocab_size, dtype=torch.float32)
         return self._tokens
+
+
+def _address(values: NDArray[Any], dtype: type[np.generic]) -> int:
+    assert values.dtype == dtype, "C reads what it was told"
+    assert values.flags.c_contiguous, "C reads one after another"
+    return values.ctypes.data
 
 
 class _TokenBuffers:
