@@ -39,7 +39,7 @@ def draw(file: Path, title: str, loads: Loads, *, ours: str, peer: str) -> None:
             figures = [[COLUMNS[column](loads[server, count]) for count in streams] for server in (ours, peer)]
             panel(axes, streams, figures, names=(ours, peer), says=PANELS[column])
         file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Date": None})
+        figure.savefig(file, metadata={"Date": None})
 
 
 def panel(axes: Axes, streams: list[int], figures: list[list[float]], *, names: tuple[str, str], says: str) -> None:

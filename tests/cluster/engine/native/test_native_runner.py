@@ -89,7 +89,7 @@ def test_the_extension_was_built():
     assert find_spec(library.EXTENSION) is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(shapes, lengths, lengths)
 def test_scores_are_those_of_float32_but_for_the_rounding_of_products(shape_and_page, first, then):
     """Prompts of any length, then more tokens behind them, over models of any shape it takes."""
