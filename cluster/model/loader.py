@@ -8,7 +8,7 @@ weight is adapted and quantized as it comes in, and after an error nothing that 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def load_model(
         ConfigurationError: the weights cannot be quantized as asked, or not be merged with.
     """
     try:
-        return _load(Path(path), dtype, torch.device(device), _Wishes(quantize, _path(lora), merge, _path(prefix)))
+        return _load(Path(path), dtype, torch.device(device), Wishes(quantize, _path(lora), merge, _path(prefix)))
     except BaseException as error:
         # Whoever keeps the error keeps every frame that it went through, and with them what was loaded so far.
         traceback.clear_frames(error.__traceback__)
@@ -66,54 +66,72 @@ def check_load(
     path: str | Path, *, quantize: int = 0, lora: str | Path | None = None, prefix: str | Path | None = None
 ) -> None:
     """Raise what ``load_model`` raises before it reads a checkpoint's weights. Reads headers and adapters."""
-    _prepare(Path(path), _Wishes(quantize, _path(lora), None, _path(prefix)))
+    prepare(Path(path), Wishes(quantize, _path(lora), None, _path(prefix)))
 
 
 @dataclass(frozen=True, slots=True)
-class _Wishes:
+class Wishes:
     """The arguments of ``load_model`` that change the model."""
 
-    quantize: int
-    lora: Path | None
-    merge: bool | None
-    prefix: Path | None
+    quantize: int = 0
+    lora: Path | None = None
+    merge: bool | None = None
+    prefix: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What is checked and known before weights are read; ``pairs`` are added to them if ``is_merged``."""
+class Prepared:
+    """What is checked and known before weights are read.
+
+    Attributes:
+        config: of the finished model.
+        shards: weight files, in reading order.
+        merged: adapters that are added to the weights as they come in.
+        apart: adapters that are kept beside them.
+        rows: tensors of a prefix's encoder, float32 on CPU.
+    """
 
     config: ChatGLM3Config
     shards: list[Path]
-    pairs: dict[str, Pair]
-    is_merged: bool
+    merged: dict[str, Pair]
+    apart: dict[str, Pair]
     rows: dict[str, Tensor]
 
 
-def _prepare(folder: Path, wishes: _Wishes) -> _Prepared:
-    stored = load_config(folder)
+def prepare(folder: Path, wishes: Wishes, stored: ChatGLM3Config | None = None) -> Prepared:
+    """Check everything that can be checked without reading weights.
+
+    Args:
+        folder: the checkpoint.
+        wishes: what is to become of it.
+        stored: what its weights are; None: what its config.json says.
+
+    Raises:
+        CheckpointError: see ``load_model``.
+        ConfigurationError: see ``load_model``.
+    """
+    stored = load_config(folder) if stored is None else stored
     shards = find_shards(folder)
     check_tensors(read_infos(shards), stored, folder)
     is_merged = _is_merged(stored, wishes, folder)
     pairs = load_lora(wishes.lora, linear_shapes(stored)) if wishes.lora else {}
     config = _quantized(stored, wishes.quantize, folder)
     rows = read_prefix(wishes.prefix, config) if wishes.prefix else {}
-    return _Prepared(with_prefix(config, rows), shards, pairs, is_merged, rows)
+    merged, apart = (pairs, {}) if is_merged else ({}, pairs)
+    rows = {name: tensor.float() for name, tensor in rows.items()}
+    return Prepared(with_prefix(config, rows), shards, merged, apart, rows)
 
 
-def _load(folder: Path, dtype: torch.dtype, device: torch.device, wishes: _Wishes) -> ChatGLM3Model:
-    prepared = _prepare(folder, wishes)
+def _load(folder: Path, dtype: torch.dtype, device: torch.device, wishes: Wishes) -> ChatGLM3Model:
+    prepared = prepare(folder, wishes)
     model = ChatGLM3Model(prepared.config, dtype=dtype, device=device)
-    for shard in prepared.shards:
-        _fill_from(shard, model, prepared.pairs if prepared.is_merged else {})
-    for name, tensor in prepared.rows.items():
-        _assign(model, name, tensor.to(device, torch.float32))
-    if not prepared.is_merged:
-        adapt_linears(model, prepared.pairs, dtype=dtype)
+    for name, tensor in ready_tensors(prepared, model, dtype, lambda _: device):
+        assign(model, name, tensor)
+    adapt_linears(model, prepared.apart, dtype=dtype)
     return model.eval()
 
 
-def _is_merged(stored: ChatGLM3Config, wishes: _Wishes, folder: Path) -> bool:
+def _is_merged(stored: ChatGLM3Config, wishes: Wishes, folder: Path) -> bool:
     if wishes.merge is None:
         return not stored.quantization_bit
     if wishes.merge and wishes.lora and stored.quantization_bit:
@@ -210,33 +228,53 @@ def _quantized(config: ChatGLM3Config, bits: int, folder: Path) -> ChatGLM3Confi
     return replace(config, quantization_bit=bits)
 
 
-def _fill_from(path: Path, model: ChatGLM3Model, pairs: Mapping[str, Pair]) -> None:
-    with open_shard(path) as shard:
-        for name in sorted(shard.infos().keys() - IGNORED):
-            _fill(model, name, shard.tensor(name), path, pairs)
+def ready_tensors(
+    prepared: Prepared, model: nn.Module, dtype: torch.dtype, place: Callable[[str], torch.device]
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the model by its name, one at a time: converted, finite, adapted, quantized, on its device.
+
+    Args:
+        prepared: what ``prepare`` found.
+        model: has the prepared shape; whether a linear is quantized is asked of it.
+        dtype: of weights and activations.
+        place: the device for a name.
+
+    Raises:
+        CheckpointError: a tensor is not finite; names the file.
+    """
+    for path in prepared.shards:
+        with open_shard(path) as shard:
+            for name in sorted(shard.infos().keys() - IGNORED):
+                stored = shard.tensor(name)
+                # copy: a mapped file must not stay the model's memory, where a later change of it would reach.
+                tensor = stored.to(place(name), _dtype_of(name, stored, dtype), copy=True)
+                require_finite(tensor, name, path)
+                yield from _finished(name, tensor, model, prepared.merged)
+    for name, tensor in prepared.rows.items():
+        yield name, tensor.to(place(name))
 
 
-def _fill(model: ChatGLM3Model, name: str, stored: Tensor, path: Path, pairs: Mapping[str, Pair]) -> None:
+def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Give a parameter its value."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _finished(name: str, tensor: Tensor, model: nn.Module, pairs: Mapping[str, Pair]) -> Iterator[tuple[str, Tensor]]:
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
-    # copy: a mapped file must not stay the model's memory, where a later change of the file would reach it.
-    tensor = stored.to(model.device, _dtype_of(name, stored, model), copy=True)
-    require_finite(tensor, name, path)
     if leaf == "weight" and owner in pairs:
         tensor = pairs[owner].added_to(tensor)
     if isinstance(module, QuantizedLinear) and leaf == "weight" and tensor.is_floating_point():
-        module.set_weight(tensor)
+        levels, scale = module.stored_form(tensor)
+        yield name, levels
+        yield f"{owner}.weight_scale", scale
     else:
-        _assign(model, name, tensor)
+        yield name, tensor
 
 
-def _dtype_of(name: str, stored: Tensor, model: ChatGLM3Model) -> torch.dtype:
+def _dtype_of(name: str, stored: Tensor, dtype: torch.dtype) -> torch.dtype:
     """What a tensor is kept in: the model's dtype, but for levels, their scales and the prefix's encoder."""
     if not stored.is_floating_point() or name.endswith("weight_scale"):
         return stored.dtype
-    return torch.float32 if name.startswith(PREFIX_NAME) else model.dtype
-
-
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+    return torch.float32 if name.startswith(PREFIX_NAME) else dtype

@@ -36,7 +36,9 @@ class PrefixEncoder(nn.Module):
 
     def forward(self, dtype: torch.dtype) -> Tensor:
         """Keys and values [L, p, 2, G, D] in ``dtype``; axis 2 is (key, value)."""
-        rows: Tensor = self.embedding.weight
+        weight = self.embedding.weight
+        numbers = torch.arange(len(weight), device="cpu" if weight.is_meta else weight.device)
+        rows: Tensor = self.embedding(numbers)  # called, so that a weight that is offloaded is brought
         if hasattr(self, "trans"):
             rows = self.trans(rows)
         return rows.view(self._shape).transpose(0, 1).to(dtype).contiguous()

@@ -85,9 +85,13 @@ class QuantizedLinear(nn.Module):
 
     def set_weight(self, weight: Tensor) -> None:
         """Quantize ``weight`` [out, in] and keep its levels and scales, on its device."""
+        levels, scale = self.stored_form(weight)
+        self.weight, self.weight_scale = _frozen(levels), _frozen(scale)
+
+    def stored_form(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``weight`` and ``weight_scale`` hold of a weight [out, in] once it is quantized."""
         levels, scale = quantized(weight, self.bits)
-        self.weight = _frozen(levels if self.bits == 8 else pack_nibbles(levels))
-        self.weight_scale = _frozen(scale)
+        return (levels if self.bits == 8 else pack_nibbles(levels)), scale
 
     def levels(self) -> Tensor:
         """int8 [out, in]."""

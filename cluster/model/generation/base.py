@@ -34,7 +34,6 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
     main_input_name = "input_ids"
     _no_split_modules: ClassVar[list[str]] = ["Block"]
     _supports_sdpa = True
-    prefix_rows = 0
 
     def __init__(self, config: ChatGLMConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(config)
@@ -42,6 +41,7 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         with torch.device("meta"):
             self.transformer = Transformer(self.shape, dtype)
             self.post_init()
+        self.prefix_rows = self.shape.pre_seq_len
         self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, top_k=TOP_K)
 
@@ -85,7 +85,8 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
             raise InvalidRequestError("input_ids must be [batch, tokens].", param="input_ids")
         past = past_key_values if cache is None else cache
         held = self.open_cache(None, len(input_ids)) if past is None else past
-        start = held.get_seq_length() - self.prefix_rows
+        self.fill_prefix(held, len(input_ids))
+        start = self.tokens_in(held)
         positions = self._positions(input_ids, attention_mask, position_ids, start)
         states: list[Tensor] | None = [] if output_hidden_states else None
         hidden = self.run_rows(input_ids, positions, attention_mask, held, states)
@@ -141,9 +142,43 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         return scores
 
     def open_cache(self, past: Any, rows: int) -> Any:
-        """A cache to extend for ``rows`` rows: an empty one, or one that shares ``past``'s memory, not its growth."""
-        del rows  # prefix tuning will need it
-        return shared_cache([] if past is None else [(held.keys, held.values) for held in past.layers])
+        """A cache to extend for ``rows`` rows: one with the prefix alone, or one that shares ``past``'s memory."""
+        is_empty = past is None or not past.get_seq_length()
+        made = shared_cache([] if is_empty else [(held.keys, held.values) for held in past.layers])
+        self.fill_prefix(made, rows)
+        return made
+
+    def fill_prefix(self, cache: Any, rows: int) -> None:
+        """Put the prefix's keys and values for ``rows`` rows into a cache that is empty; others have them."""
+        if not self.prefix_rows or cache.get_seq_length():
+            return
+        for layer, (keys, values) in enumerate(self._prefix()):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+
+    def tokens_in(self, cache: Any) -> int:
+        """Tokens whose keys and values a cache holds, the prefix aside.
+
+        Raises:
+            InvalidRequestError: it lacks the prefix, so it is another model's.
+        """
+        length = 0 if cache is None else int(cache.get_seq_length())
+        if 0 < length < self.prefix_rows:
+            raise InvalidRequestError(
+                f"past_key_values holds {length} rows, fewer than the {self.prefix_rows} of this model's prefix.",
+                param="past_key_values",
+            )
+        return max(length - self.prefix_rows, 0)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """See transformers, which counts the rows of a cache as tokens when it goes on from one."""
+        cache = kwargs.get(CACHE)
+        goes_on = kwargs.get("is_first_iteration") and cache is not None and cache.get_seq_length() > 0
+        if next_sequence_length is not None and goes_on:
+            next_sequence_length += self.prefix_rows
+        made: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, next_sequence_length, **kwargs)
+        return made
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embedding."""
@@ -154,6 +189,14 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         """The output layer; not tied to the embedding."""
         found: nn.Module = self.transformer.output_layer
         return found
+
+    def _prefix(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [1, G, p, D] of every layer, where the layer computes."""
+        encoder, layers = self.transformer.prefix_encoder, self.transformer.encoder.layers
+        rows = encoder(self.dtype).permute(0, 2, 3, 1, 4).unsqueeze(2)  # [L, 2, 1, G, p, D]
+        return [
+            (held[0], held[1]) for held in (part.to(_home(block)) for part, block in zip(rows, layers, strict=True))
+        ]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Weights come from a checkpoint."""
@@ -186,3 +229,11 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.shape != logits.shape[:2]:
         raise InvalidRequestError("labels need one id per position, and logits of all of them.", param="labels")
     return nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
+
+
+def _home(block: Any) -> torch.device:
+    """Where a block computes, which for offloaded weights is not where they are."""
+    norm = block.input_layernorm
+    hook = getattr(norm, "_hf_hook", None)
+    device = norm.weight.device if hook is None else hook.execution_device
+    return torch.device(device)

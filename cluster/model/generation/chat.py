@@ -217,7 +217,7 @@ class Chatting(ChatGLM3Base):
         """
         given = _of_config(generation_config or self.generation_config) | kwargs
         given |= {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
-        held = 0 if past_key_values is None else past_key_values.get_seq_length() - self.prefix_rows
+        held = self.tokens_in(past_key_values)
         limit = self._limit(held + input_ids.shape[1], given) - held
         processors = [*(logits_processor or []), RowGuard()]
         options = read_options(given, processors, prompt=input_ids.shape[1], device=input_ids.device)
@@ -260,7 +260,7 @@ class Chatting(ChatGLM3Base):
         return row
 
     def _decoding(self, turn: Turn, given: dict[str, Any], processors: list[Any]) -> tuple[Decoding, Options, int]:
-        held = 0 if turn.past is None else turn.past.get_seq_length() - self.prefix_rows
+        held = self.tokens_in(turn.past)
         device = self.device
         known = turn.ids
         start = held + len(turn.fed)  # tokens in the cache once the prompt is computed

@@ -35,6 +35,13 @@ class ChatGLMConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped library
         """
         return parse_config(self.to_dict(), Path(self.name_or_path or ".") / "config.json")
 
+    def become(self, shape: ChatGLM3Config) -> None:
+        """Say what was made of a checkpoint: its quantization and its prefix."""
+        now = self.shape()
+        for name in ("quantization_bit", "pre_seq_len", "prefix_projection"):
+            if getattr(shape, name) != getattr(now, name):
+                setattr(self, name, getattr(shape, name))
+
     @classmethod
     def of(cls, held: dict[str, Any], name: str) -> ChatGLMConfig:
         """From config.json's fields, ``auto_map`` aside, which names code that is never run."""

@@ -5,18 +5,17 @@ Everything is checked before the first tensor is read, and nothing refers to a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import accelerate
 import torch
 from accelerate.utils import get_balanced_memory, infer_auto_device_map, offload_weight, save_offload_index
-from torch import Tensor, nn
+from torch import nn
 
 from cluster.errors import ConfigurationError
-from cluster.model.files import open_shard
-from cluster.model.loader import IGNORED
+from cluster.model.loader import Prepared, assign, ready_tensors
 
 DeviceMap = str | torch.device | int | Mapping[str, Any] | None
 _POLICIES: Final = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -63,23 +62,27 @@ def resolve_map(
 
 
 def fill(
-    model: nn.Module, shards: list[Path], places: Mapping[str, Any], dtype: torch.dtype, offload: Path | None
+    model: nn.Module, prepared: Prepared, places: Mapping[str, Any], dtype: torch.dtype, offload: Path | None
 ) -> None:
     """Give every parameter its value on its device; those on "disk" are written to ``offload`` and stay meta."""
     index: dict[str, Any] = {}
-    for path in shards:
-        with open_shard(path) as shard:
-            for name in sorted(shard.infos().keys() - IGNORED):
-                place = _place(name, places)
-                if place == "disk":
-                    assert offload is not None
-                    index = offload_weight(shard.tensor(name).to(dtype), name, str(offload), index)
-                else:
-                    # copy: a mapped file must not stay the model's memory
-                    _assign(model, name, shard.tensor(name).to(place, dtype, copy=path.suffix == ".bin"))
+    for name, tensor in ready_tensors(prepared, model, dtype, lambda name: _device_of(name, places)):
+        if _place(name, places) == "disk":
+            index = offload_weight(tensor, name, str(offload), index)
+        else:
+            assign(model, name, tensor)
     if index:
-        assert offload is not None
         save_offload_index(index, str(offload))
+
+
+def check_apart(names: Iterable[str], places: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError where an adapter is to be kept beside a linear whose weight is on disk."""
+    for name in names:
+        if _place(f"{name}.weight", places) == "disk":
+            raise ConfigurationError(
+                f"{name} is on disk, where no adapter can be kept beside it; merge it (merge=True), or place it in "
+                "memory."
+            )
 
 
 def dispatch(model: nn.Module, places: dict[str, Any], offload: Path | None) -> None:
@@ -127,10 +130,10 @@ def _place(name: str, places: Mapping[str, Any]) -> Any:
     return places[max((outer for outer in places if _is_inside(name, outer)), key=len)]
 
 
+def _device_of(name: str, places: Mapping[str, Any]) -> torch.device:
+    place = _place(name, places)
+    return torch.device("cpu" if place == "disk" else place)
+
+
 def _is_inside(name: str, outer: str) -> bool:
     return not outer or name == outer or name.startswith(f"{outer}.")
-
-
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
