@@ -18,6 +18,7 @@ from cluster.model.generation.attention import CacheAttention, visible
 from cluster.model.generation.chat_cache import shared_cache
 from cluster.model.generation.config import CACHE, ChatGLMConfig
 from cluster.model.generation.options import TOP_K
+from cluster.model.generation.packable import make_packable, pack
 from cluster.model.rotary import rotary_table
 
 
@@ -40,10 +41,27 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         self.shape: ChatGLM3Config = config.shape()
         with torch.device("meta"):
             self.transformer = Transformer(self.shape, dtype)
+            make_packable(self.transformer)
             self.post_init()
         self.prefix_rows = self.shape.pre_seq_len
         self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, top_k=TOP_K)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the word embedding is."""
+        found: torch.device = self.transformer.embedding.word_embeddings.weight.device
+        return found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations, hence of the word embedding."""
+        found: torch.dtype = self.transformer.embedding.word_embeddings.weight.dtype
+        return found
+
+    def pack_weights(self) -> None:
+        """Make the weights ready for decoding, see ``packable``; whoever reads them undoes it."""
+        pack(self.transformer)
 
     def forward(
         self,

@@ -68,6 +68,7 @@ class Decoding:
         At least one token is drawn. A row that has ended goes on with the pad id.
         """
         logits = self._prefill()
+        is_packed = False
         is_open = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         stop = torch.tensor(options.stop_ids, dtype=torch.int64, device=logits.device)
         while True:
@@ -80,6 +81,9 @@ class Decoding:
                 is_open &= ~torch.as_tensor(criterion(self.seen, scores), device=is_open.device)
             if self._width >= limit or not bool(is_open.any()):
                 return
+            if not is_packed:  # not for an answer of one token
+                self._model.pack_weights()
+                is_packed = True
             logits = self.feed(tokens)
 
     @torch.inference_mode()
