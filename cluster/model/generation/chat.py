@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from cluster.errors import InvalidRequestError
+from cluster.model.generation.answer_stream import AnswerStream
 from cluster.model.generation.base import ChatGLM3Base
-from cluster.model.generation.chat_cache import ChatCache, shared_cache
+from cluster.model.generation.chat_cache import shared_cache
 from cluster.model.generation.decoding import Decoding
 from cluster.model.generation.guard import InvalidScoreGuard, RaisingGuard, RowGuard
 from cluster.model.generation.limits import check_tokenizer, total_limit
@@ -148,36 +149,8 @@ class Chatting(ChatGLM3Base):
         processors = [*(logits_processor or []), InvalidScoreGuard() if is_published else RaisingGuard()]
         decoding, options, limit = self._decoding(turn, given, processors)
         answer = Answer(tokenizer, turn.history, is_published=is_published)
-        ids, before = list(turn.ids), decoding.start
-        items: list[Item] = []
-
-        def shown(*, is_partial: bool) -> tuple[Any, ...]:
-            nonlocal items
-            content, items = answer.read(is_partial=is_partial)
-            history_now = [dict(item) for item in turn.history] + [dict(item) for item in items]
-            if not return_past_key_values:
-                return content, history_now
-            held = decoding.cache.layers(before + len(ids))
-            return content, history_now, ChatCache(held, ids, [*turn.history, *items], self.prefix_rows)
-
-        token = None
-        for tokens in decoding.run(options, limit):
-            if token is not None:
-                ids.append(token)
-                answer.push(token)
-                if answer.can_be_shown:
-                    yield shown(is_partial=True)
-            token = int(tokens)
-        if is_published or token is None:
-            return
-        if token not in options.stop_ids:
-            if return_past_key_values:
-                decoding.feed(tokens)
-            ids.append(token)
-            answer.push(token)
-            if answer.can_be_shown:
-                yield shown(is_partial=True)
-        answer.read()
+        stream = AnswerStream(turn, decoding, answer, has_cache=return_past_key_values, prefix=self.prefix_rows)
+        yield from stream.run(options, limit, withholds_last=is_published)
 
     def stream_generate(
         self,
@@ -231,8 +204,8 @@ class Chatting(ChatGLM3Base):
         )
         for _ in decoding.run(options, limit):
             ids = decoding.seen
-            held = decoding.cache
-            yield (ids, shared_cache(held.layers(held.length))) if return_past_key_values else ids
+            cache = decoding.cache
+            yield (ids, shared_cache(cache.layers(cache.length))) if return_past_key_values else ids
 
     def process_response(self, output: str, history: list[Item]) -> tuple[Content, list[Item]]:
         """Read a whole answer's text: see ``cluster.tokenizer.responses.process_response``."""

@@ -62,7 +62,7 @@ class Parameters(dict[str, Any]):
 
     packed: Tensor | None = None
 
-    def pack(self, weight: nn.Parameter) -> None:
+    def pack(self, weight: Tensor) -> None:
         """Keep ``weight``, which is held under its name, in the blocked layout instead."""
         with torch.inference_mode(mode=False), _LOCK:
             if super().__getitem__(_WEIGHT) is weight:  # nobody was faster
