@@ -86,19 +86,20 @@ def test_a_weight_in_training_or_without_a_kernel_stays_plain():
 
 def test_a_stream_packs_and_saving_unpacks(monkeypatch, tmp_path):
     """The answer, the saved bits, and a model quantized afterwards are those of a model that was never packed."""
+    plain = shell("tiny")  # before anything is packable
     monkeypatch.setattr(packable, "LEAST", 1)
     model = ChatGLM3ForConditionalGeneration.from_pretrained(DATA / "tiny")
     given = {"do_sample": False, "max_new_tokens": 8}
     streamed = list(model.stream_chat(tokenizer(), "Hello", **given))
     assert is_packed(model.transformer.output_layer)
     assert is_packed(model.transformer.encoder.layers[2].mlp.dense_4h_to_h)
-    assert streamed == list(shell("tiny").stream_chat(tokenizer(), "Hello", **given))
+    assert streamed == list(plain.stream_chat(tokenizer(), "Hello", **given))
     generated = model.generate(torch.tensor([[821, 823, 300]]), **given)
     assert is_packed(model.transformer.output_layer)
-    assert generated.tolist() == shell("tiny").generate(torch.tensor([[821, 823, 300]]), **given).tolist()
+    assert generated.tolist() == plain.generate(torch.tensor([[821, 823, 300]]), **given).tolist()
     model.save_pretrained(tmp_path)
     again = ChatGLM3ForConditionalGeneration.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(again[name], held) for name, held in shell("tiny").state_dict().items())
+    assert all(torch.equal(again[name], held) for name, held in plain.state_dict().items())
     list(model.stream_chat(tokenizer(), "Hello", **given))
     quantized = ChatGLM3ForConditionalGeneration.from_pretrained(DATA / "tiny").quantize(8).state_dict()
     assert all(torch.equal(quantized[name], held) for name, held in model.quantize(8).state_dict().items())
@@ -106,5 +107,6 @@ def test_a_stream_packs_and_saving_unpacks(monkeypatch, tmp_path):
 
 def test_small_weights_are_left_alone():
     """A packed product costs more than it saves there."""
-    list(shell("tiny").stream_chat(tokenizer(), "Hello", do_sample=False, max_new_tokens=3))
-    assert not any(isinstance(module, PackableLinear) for module in shell("tiny").modules())
+    model = ChatGLM3ForConditionalGeneration.from_pretrained(DATA / "tiny")
+    list(model.stream_chat(tokenizer(), "Hello", do_sample=False, max_new_tokens=3))
+    assert not any(isinstance(module, PackableLinear) for module in model.modules())
