@@ -57,7 +57,7 @@ def test_every_shell_command_succeeds(cluster: ClusterProcess, tmp_path: Path) -
 
 def test_the_python_example_prints_what_the_readme_says(cluster: ClusterProcess, tmp_path: Path) -> None:
     """Two turns with recall and a tool call, word for word; the second turn finds tokens in the cache."""
-    (example,), (printed,) = blocks("python"), blocks("text")
+    (example, _), (printed,) = blocks("python"), blocks("text")  # the library's needs no cluster: see its page's test
     script = tmp_path / "example.py"
     script.write_text(example.replace("127.0.0.1:8000", f"127.0.0.1:{cluster.port}"))
     done = run(f"{sys.executable} {script}", cluster, tmp_path)

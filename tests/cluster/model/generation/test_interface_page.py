@@ -10,7 +10,8 @@ import pytest
 
 from tests.parity.recorded import DATA
 
-DOCS = Path(__file__).parents[4] / "docs"
+ROOT = Path(__file__).parents[4]
+DOCS = ROOT / "docs"
 _EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"`([^`]+)`")
 PAGES = sorted(DOCS.glob("interface*.md"))
@@ -65,3 +66,11 @@ def test_the_page_is_there_in_three_languages():
     for page in PAGES:
         top = page.read_text(encoding="utf-8").splitlines()[0]
         assert [other.name for other in PAGES if f"]({other.name})" not in top] == [page.name]
+
+
+def test_the_readmes_example_prints_what_it_says(monkeypatch, capsys):
+    """On the demo model, from the repository's root; the comment is the whole output."""
+    monkeypatch.chdir(ROOT)
+    example = examples_of(ROOT / "README.md")[-1]
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102  # see above
+    assert capsys.readouterr().out == example.splitlines()[-1].removeprefix("# ") + "\n"
