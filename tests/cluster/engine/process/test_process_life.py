@@ -113,6 +113,7 @@ async def test_a_killed_engine_moves_its_attempts(rig: Rig) -> None:
     await rig.engine.submit(requests[0])
     rig.steering.allow(5)
     await rig.listener.until(lambda: len(rig.listener.ids.get(0, [])) == 4 + 1)
+    await rig.steering.held()  # between two steps the engine would accept what comes
     waiting = [asyncio.create_task(rig.engine.submit(request)) for request in requests[1:]]
     await asyncio.sleep(0)
     os.kill(rig.pid, signal.SIGKILL)
