@@ -6,6 +6,10 @@ TORCH  ?= torch==2.13.0
 STATE  ?= .state
 ARGS   ?=
 
+# What is imported is compiled once, by its first import: pip need not compile everything, and every later process is spared.
+unexport PYTHONDONTWRITEBYTECODE
+PIP    := $(BIN)/pip install --disable-pip-version-check --no-compile
+
 .DEFAULT_GOAL := help
 .PHONY: help install up test test-heavy lint types imports unit cluster-tests demo-model eval-demo bench clean
 
@@ -17,12 +21,12 @@ $(BIN)/python:
 
 # torch first and alone: a pinned version keeps pip from choosing another build for a dependency's sake
 $(VENV)/.installed: pyproject.toml $(wildcard cluster/engine/native/*.[ch]) | $(BIN)/python
-	$(BIN)/pip install --disable-pip-version-check --progress-bar on "$(TORCH)"
-	$(BIN)/pip install --disable-pip-version-check --progress-bar on -e .
+	$(PIP) --progress-bar on "$(TORCH)"
+	$(PIP) --progress-bar on -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --disable-pip-version-check -q -e ".[dev]"
+	$(PIP) -q -e ".[dev]"
 	@touch $@
 
 install: $(VENV)/.installed ## make .venv and install the package

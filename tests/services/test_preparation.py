@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,7 @@ def test_an_adapter_that_does_not_fit_is_refused_before_anything_starts(tmp_path
 
 def test_a_truncated_checkpoint_is_refused_by_file(tmp_path: Path) -> None:
     """Before anything is started, with the name of the file."""
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model=RANDOM)
-    made = Path(prepare(settings, StateFolder(tmp_path), lambda _: None).model_path)
+    made = shutil.copytree(TINY, tmp_path / "tiny")
     weights = made / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
