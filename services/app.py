@@ -20,6 +20,7 @@ from services.ray_environment import END_S
 
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
+SOME_CPU = 0.001  # Ray spreads actors over the nodes, but puts those that ask for nothing anywhere
 
 
 def build(arguments: dict[str, Any]) -> Application:
@@ -58,7 +59,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
                 "request_routing_stats_timeout_s": 5,
             }
         ),
-        ray_actor_options={"num_cpus": 0, "num_gpus": 1 if args.device == "cuda" else 0},
+        ray_actor_options={"num_cpus": SOME_CPU, "num_gpus": 1 if args.device == "cuda" else 0},
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=args.longest_turn_s + END_S,
@@ -67,7 +68,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
     gateway = serve.deployment(
         name=GATEWAY,
         max_ongoing_requests=10_000,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": SOME_CPU},
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=args.longest_turn_s + END_S,
