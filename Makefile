@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/pip install --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-heavy lint types imports unit cluster-tests demo-model eval-demo bench clean
+.PHONY: help install up test test-heavy compatibility lint types imports unit cluster-tests demo-model eval-demo bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,14 @@ test: lint types imports unit cluster-tests ## everything a change must pass (at
 
 test-heavy: $(VENV)/.installed-dev ## the long runs (at most 60 minutes)
 	$(BIN)/pytest -q -m heavy -p no:randomly
+
+# an environment of its own for each pair: make compatibility TORCH=torch==2.11.0 TRANSFORMERS=transformers==5.17.0
+TRANSFORMERS ?= transformers==5.23.0
+PAIR := .venv-$(subst ==,-,$(TORCH)-$(TRANSFORMERS))
+compatibility: ## engine and library on other releases (TORCH=torch==… TRANSFORMERS=transformers==…)
+	$(MAKE) VENV=$(PAIR) $(PAIR)/.installed-dev
+	$(PAIR)/bin/pip install -q --disable-pip-version-check "$(TORCH)" "$(TRANSFORMERS)"
+	OMP_NUM_THREADS=1 $(PAIR)/bin/pytest -q -n 2 tests/cluster tests/parity -m "not cluster and not heavy"
 
 demo-model: $(VENV)/.installed-dev ## make the demo model anew: an hour on 2 cores, or on a GPU where there is one
 	$(BIN)/chatglm-cluster model train-demo
