@@ -34,7 +34,7 @@ from cluster.engine.tiles import Tile, tiles_of
 from cluster.model.chatglm import ChatGLM3Model
 from cluster.model.packing import PackedLinear
 from cluster.model.quantization import QuantizedLinear
-from cluster.model.quantized_kernels import Int4KernelLinear, Int8KernelLinear
+from cluster.model.quantized_kernels import Int4KernelLinear
 
 TILE_TOKENS = (
     16  # few enough that one decode costs little more than alone, where reading the weights is what takes time
@@ -44,7 +44,7 @@ TILE_TOKENS = (
 _THREADS_THAT_KEEP_ROWS_WHOLE = 2
 _PROBES = 4
 
-_LINEARS = (nn.Linear, PackedLinear, QuantizedLinear, Int8KernelLinear, Int4KernelLinear)
+_LINEARS = (nn.Linear, PackedLinear, QuantizedLinear, Int4KernelLinear)
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from cluster.model.quantization import QuantizedLinear
-from cluster.model.quantized_kernels import with_kernel
 
 # Stable since torch 2.0 as what torch.compile emits for frozen CPU models, though not documented.
 _OPS = torch.ops.mkldnn
@@ -53,6 +52,6 @@ def pack_linears(module: nn.Module) -> None:
         if isinstance(child, nn.Linear):
             setattr(module, name, PackedLinear(child))
         elif isinstance(child, QuantizedLinear):
-            setattr(module, name, with_kernel(child))
+            setattr(module, name, child.with_kernel())
         else:
             pack_linears(child)

@@ -3,7 +3,7 @@
 Symmetric, with one scale per output row; activations are never quantized. Everything up to the full weight is computed
 in the dtype that was quantized from, which the scales keep for good: a float16 model has other levels than the same
 model in float32, and still has them when its activations become float32. Four bits are stored two columns to a byte,
-the even column in the upper half.
+the even column in the upper half. Where the CPU has kernels for it, a few rows are multiplied by the levels themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cluster.errors import ConfigurationError
 from cluster.model.config import QUANTIZED_BITS
+from cluster.model.quantized_kernels import MOST_ROWS, Int4KernelLinear, has_level_kernels, int8_product
 
 
 def check_bits(bits: int) -> None:
@@ -52,7 +53,8 @@ def unpack_nibbles(stored: Tensor) -> Tensor:
 class QuantizedLinear(nn.Module):
     """Drop-in for ``nn.Linear`` in inference whose weight is kept as levels: [..., in] -> [..., out].
 
-    Born without storage, as the model's linears are. The full weight exists only while it is multiplied.
+    Born without storage, as the model's linears are. The full weight exists only while many rows are multiplied by it,
+    or while a gradient is wanted.
 
     Attributes:
         weight: int8 [out, in], or [out, in / 2] for 4 bits.
@@ -104,7 +106,32 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
+        if self._multiplies_levels(x):
+            y = self._product_of_levels(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+            return y if self.bias is None else y.add_(self.bias)
         return nn.functional.linear(x, self.dequantized().to(x.dtype), self.bias)
+
+    def with_kernel(self) -> nn.Module:
+        """The same linear on a kernel with a layout of its own where this CPU has one, else itself."""
+        if self.bits == 4 and has_level_kernels(self.in_features, self.out_features, self.weight_scale):
+            return Int4KernelLinear(self.levels(), self.weight_scale, self.bias)
+        return self
+
+    def _multiplies_levels(self, x: Tensor) -> bool:
+        is_few = 0 < x.numel() <= MOST_ROWS * self.in_features
+        wants_gradient = x.requires_grad and torch.is_grad_enabled()
+        is_possible = x.dtype is torch.bfloat16 and has_level_kernels(
+            self.weight.shape[1], self.out_features, self.weight_scale
+        )
+        return is_few and is_possible and not wants_gradient
+
+    def _product_of_levels(self, x: Tensor) -> Tensor:
+        """[T, in] -> [T, out]; of 4 bits as two products, of the even and of the odd columns."""
+        stored, scale = self.weight.data, self.weight_scale.data
+        if self.bits == 8:
+            return int8_product(x, stored, scale)
+        even = int8_product(x[:, ::2].contiguous(), stored >> 4, scale)
+        return even.add_(int8_product(x[:, 1::2].contiguous(), (stored << 4) >> 4, scale))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's own
         scale = self.weight_scale.data

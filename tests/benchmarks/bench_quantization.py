@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 
 from cluster.model.packing import PackedLinear, can_pack
 from cluster.model.quantization import QuantizedLinear
-from cluster.model.quantized_kernels import with_kernel
 
 
 def ways(width: int, out: int, dtype: torch.dtype) -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor]]:
@@ -35,10 +35,15 @@ def ways(width: int, out: int, dtype: torch.dtype) -> dict[str, tuple[Callable[[
     for bits in (8, 4):
         plain = QuantizedLinear.of(full, bits)
         exact = plain.levels().double() * plain.weight_scale.double()[:, None]
+        found[f"int{bits}, weight made"] = (partial(_by_full_weight, plain), exact)
         found[f"int{bits}"] = (plain, exact)
-        if (fast := with_kernel(plain)) is not plain:
-            found[f"int{bits} kernel"] = (fast, exact)
+        if (fast := plain.with_kernel()) is not plain:
+            found[f"int{bits}, own layout"] = (fast, exact)
     return found
+
+
+def _by_full_weight(linear: QuantizedLinear, x: Tensor) -> Tensor:
+    return nn.functional.linear(x, linear.dequantized().to(x.dtype))
 
 
 def timed(linear: Callable[[Tensor], Tensor], x: Tensor) -> float:
