@@ -36,7 +36,7 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
     eos_token = "</s>"  # noqa: S105  # see above
     unk_token = pad_token = "<unk>"  # noqa: S105  # see above
     bos_token_id, eos_token_id, pad_token_id, unk_token_id = 1, 2, 0, 0
-    padding_side = truncation_side = "left"
+    padding_side, truncation_side = "left", "right"
     is_fast = False
     model_input_names = ("input_ids", "attention_mask", "position_ids")
     model_max_length = 1 << 30  # the model's own seq_length decides
