@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+from cluster.model import ChatGLM3ForConditionalGeneration
+from cluster.model.generation.options import KNOWN
+from cluster.tokenizer import ChatGLM3Tokenizer
 from tests.parity.recorded import DATA
+from tests.parity.test_recorded_adapters import LORA, prefix_folder
 
 ROOT = Path(__file__).parents[4]
 DOCS = ROOT / "docs"
@@ -17,6 +22,14 @@ _NAME = re.compile(r"`([^`]+)`")
 PAGES = sorted(DOCS.glob("interface*.md"))
 ENGLISH = DOCS / "interface.md"
 TRANSLATIONS = [page for page in PAGES if page != ENGLISH]
+
+# What transformers and our own decode loop call; the page names these methods, and says that they are not for programs.
+INNER = {
+    *("tokens_in", "open_cache", "fill_prefix", "run_rows", "run_blocks", "compute_logits", "pack_weights"),
+    *("prepare_inputs_for_generation", "get_input_embeddings", "get_output_embeddings"),
+}
+REFUSED = {"apply_chat_template"}
+CALLED_AS = {"forward": "model", "__call__": "tokenizer"}
 
 
 def examples_of(page: Path) -> list[str]:
@@ -41,13 +54,84 @@ def outline_of(page: Path) -> list[str]:
     return [f"{line[:1]}{line.count(' | ')}" for line in lines if line.startswith(("#", "|"))]
 
 
+def methods_of(kind: type) -> dict[str, inspect.Signature]:
+    """Public methods that this project defines or redefines, as callers meet them."""
+    names = {name for base in kind.__mro__ if base.__module__.startswith("cluster.") for name in vars(base)}
+    public = (name for name in sorted(names) if not name.startswith("_") or name in CALLED_AS)
+    held = {name: inspect.getattr_static(kind, name) for name in public}
+    functions = {name: each.__func__ if isinstance(each, classmethod) else each for name, each in held.items()}
+    return {name: inspect.signature(each) for name, each in functions.items() if inspect.isfunction(each)}
+
+
+def named_parameters(signature: inspect.Signature) -> list[str]:
+    """What callers can name, in order."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, held in signature.parameters.items() if held.kind in kinds and name not in {"self", "cls"}]
+
+
+def arguments_in_examples(method: str, parameters: list[str]) -> set[str]:
+    """Those that the examples pass to a method, by place or by name."""
+    given: set[str] = set()
+    for node in ast.walk(ast.parse("\n".join(examples_of(ENGLISH)))):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called == CALLED_AS.get(method, method):
+                given.update(parameters[: len(node.args)])
+                given.update(word.arg for word in node.keywords if word.arg)
+    return given
+
+
+def words_of(page: Path) -> set[str]:
+    """Every identifier in what the page names."""
+    return {word for name in names_of(page) for word in re.findall(r"\w+", name)}
+
+
+@pytest.mark.parametrize("kind", [ChatGLM3ForConditionalGeneration, ChatGLM3Tokenizer])
+def test_every_method_and_parameter_is_explained_and_shown(kind):
+    """The page names each, and an example passes it; a new one fails here until it is written about."""
+    words = words_of(ENGLISH)
+    for method, signature in methods_of(kind).items():
+        parameters = named_parameters(signature)
+        assert method in words or method in CALLED_AS
+        if method not in INNER | REFUSED:
+            assert set(parameters) <= words
+            assert set(parameters) <= arguments_in_examples(method, parameters), method
+
+
+def test_every_attribute_of_the_tokenizer_is_named():
+    """Those of the class and of an instance."""
+    tokenizer = ChatGLM3Tokenizer.from_pretrained(DATA / "tiny")
+    attributes = {name for name in dir(tokenizer) if not name.startswith("_")}
+    assert attributes <= words_of(ENGLISH)
+
+
+def test_every_option_of_a_stream_is_explained_and_shown():
+    """What the decode loop understands by name."""
+    passed = {
+        node.arg for node in ast.walk(ast.parse("\n".join(examples_of(ENGLISH)))) if isinstance(node, ast.keyword)
+    }
+    assert words_of(ENGLISH) >= KNOWN
+    assert passed >= KNOWN
+
+
+def test_every_parameter_of_generation_has_its_row_for_http():
+    """The table tells the field that each maps to, or why it has none."""
+    rows = ENGLISH.read_text(encoding="utf-8").split("## The same over HTTP")[1].split("\n## ")[0].splitlines()
+    listed = {name for row in rows if row.startswith("| ") for name in re.findall(r"\w+", row.split(" | ")[0])}
+    methods = methods_of(ChatGLM3ForConditionalGeneration)
+    for method in ("from_pretrained", "chat", "stream_chat", "stream_generate", "generate"):
+        assert set(named_parameters(methods[method])) <= listed
+    assert listed >= KNOWN
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_run(page, tmp_path, monkeypatch):
     """On the small model; each example sees what those before it have made."""
     monkeypatch.chdir(tmp_path)
     examples = examples_of(page)
     assert len(examples) >= 8
-    names = {"path": str(DATA / "tiny")}
+    prefix = prefix_folder("ptuning_tiny", tmp_path / "prefix")
+    names = {"path": str(DATA / "tiny"), "adapter": str(LORA), "prefix": str(prefix)}
     for example in examples:
         exec(compile(example, page.name, "exec"), names)  # noqa: S102  # our own page
 
