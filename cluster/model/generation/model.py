@@ -50,7 +50,7 @@ class ChatGLM3ForConditionalGeneration(Chatting):
 
         Args:
             path: the folder, with config.json and safetensors or ``.bin`` weights.
-            dtype: "float32", "bfloat16", "float16" or torch's own; None or "auto" is what is stored.
+            dtype: "float32", "bfloat16", "float16" or torch's own; None or "auto" is what config.json says.
             torch_dtype: its older name.
             device_map: None (the CPU), a device, "auto", "balanced", "balanced_low_0", "sequential", or a map of module
                 names to devices, "cpu" and "disk" included.

@@ -6,12 +6,15 @@ import ast
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.model import ChatGLM3ForConditionalGeneration
 from cluster.model.generation.options import KNOWN
 from cluster.tokenizer import ChatGLM3Tokenizer
+from services.gateway.schemas.chat import ChatCompletionRequest
+from services.gateway.schemas.responses import ResponseRequest
 from tests.parity.recorded import DATA
 from tests.parity.test_recorded_adapters import LORA, prefix_folder
 
@@ -29,6 +32,15 @@ INNER = {
     *("prepare_inputs_for_generation", "get_input_embeddings", "get_output_embeddings"),
 }
 REFUSED = {"apply_chat_template"}
+HTTP = "## The same over HTTP"
+TABLES = {  # heading -> the method whose defaults the table under it states
+    "## Loading": "from_pretrained",
+    "## `model.chat(": "chat",
+    "## `model.stream_chat(": "stream_chat",
+    "## `model.stream_generate(": "stream_generate",
+    "## `model(input_ids": "forward",
+    "## The tokenizer": "__call__",
+}
 CALLED_AS = {"forward": "model", "__call__": "tokenizer"}
 
 
@@ -81,6 +93,14 @@ def arguments_in_examples(method: str, parameters: list[str]) -> set[str]:
     return given
 
 
+def rows_under(heading: str) -> list[list[str]]:
+    """The cells of the rows of all tables under a heading of the English page."""
+    text = ENGLISH.read_text(encoding="utf-8")
+    section = text[text.index(f"\n{heading}") + 1 :].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
 def words_of(page: Path) -> set[str]:
     """Every identifier in what the page names."""
     return {word for name in names_of(page) for word in re.findall(r"\w+", name)}
@@ -114,14 +134,40 @@ def test_every_option_of_a_stream_is_explained_and_shown():
     assert passed >= KNOWN
 
 
+@pytest.mark.parametrize(("heading", "method"), TABLES.items())
+def test_a_default_is_stated_as_it_is(heading, method):
+    """In the second cell of a parameter's row; the first word of that cell is Python's spelling of it."""
+    kind = ChatGLM3Tokenizer if method == "__call__" else ChatGLM3ForConditionalGeneration
+    held = methods_of(kind)[method].parameters
+    rows = [(name, row[1].split(" ")[0].strip("`")) for row in rows_under(heading) for name in _NAME.findall(row[0])]
+    stated = {name: default for name, default in rows if name in held}
+    assert stated
+    assert stated == {name: _spelt(held[name].default) for name in stated}
+
+
+def _spelt(default: object) -> str:
+    if default is inspect.Parameter.empty:
+        return ""
+    return f'"{default}"' if isinstance(default, str) else repr(default)
+
+
 def test_every_parameter_of_generation_has_its_row_for_http():
     """The table tells the field that each maps to, or why it has none."""
-    rows = ENGLISH.read_text(encoding="utf-8").split("## The same over HTTP")[1].split("\n## ")[0].splitlines()
-    listed = {name for row in rows if row.startswith("| ") for name in re.findall(r"\w+", row.split(" | ")[0])}
+    listed = {name for row in rows_under(HTTP) for name in re.findall(r"\w+", row[0])}
     methods = methods_of(ChatGLM3ForConditionalGeneration)
     for method in ("from_pretrained", "chat", "stream_chat", "stream_generate", "generate"):
         assert set(named_parameters(methods[method])) <= listed
     assert listed >= KNOWN
+
+
+def test_every_field_that_the_page_maps_to_is_one_that_the_server_takes():
+    """None of them is refused as not supported; ``role`` is a message's own."""
+    fields = {name for row in rows_under(HTTP) for name in _NAME.findall(row[1])} - {"role"}
+    taken: set[str] = set()
+    for body in (ChatCompletionRequest, ResponseRequest):
+        taken.update(name for name, field in body.model_fields.items() if field.annotation is not Any)
+    assert fields
+    assert fields <= taken
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
