@@ -49,9 +49,8 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
 
     @property
     def device(self) -> torch.device:
-        """Where the word embedding is."""
-        found: torch.device = self.transformer.embedding.word_embeddings.weight.device
-        return found
+        """Where the word embedding computes, hence where ids go."""
+        return _home(self.transformer.embedding.word_embeddings)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -213,7 +212,8 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         encoder, layers = self.transformer.prefix_encoder, self.transformer.encoder.layers
         rows = encoder(self.dtype).permute(0, 2, 3, 1, 4).unsqueeze(2)  # [L, 2, 1, G, p, D]
         return [
-            (held[0], held[1]) for held in (part.to(_home(block)) for part, block in zip(rows, layers, strict=True))
+            (held[0], held[1])
+            for held in (part.to(_home(block.input_layernorm)) for part, block in zip(rows, layers, strict=True))
         ]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -249,9 +249,7 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
 
 
-def _home(block: Any) -> torch.device:
-    """Where a block computes, which for offloaded weights is not where they are."""
-    norm = block.input_layernorm
-    hook = getattr(norm, "_hf_hook", None)
-    device = norm.weight.device if hook is None else hook.execution_device
-    return torch.device(device)
+def _home(module: Any) -> torch.device:
+    """Where a module computes, which for an offloaded weight is not where it is."""
+    hook = getattr(module, "_hf_hook", None)
+    return torch.device(module.weight.device if hook is None else hook.execution_device)

@@ -41,24 +41,22 @@ def read_dtype(wanted: Any, stored: str) -> torch.dtype:
 def resolve_map(
     model: nn.Module, device_map: DeviceMap, dtype: torch.dtype, max_memory: dict[Any, Any] | None
 ) -> dict[str, Any]:
-    """Module name -> device ("disk" included), covering every parameter; ``""`` is the whole model.
+    """Module name -> device ("disk" included), covering every parameter once; ``""`` is the whole model.
+
+    In an explicit map the innermost module that holds a parameter decides about it.
 
     Raises:
-        ConfigurationError: a policy is unknown, or an explicit map names no module, or leaves a parameter out.
+        ConfigurationError: a policy or a device is unknown, or an explicit map names no module, or leaves a parameter
+            out.
     """
-    if isinstance(device_map, Mapping):
-        found = {name: place for name, place in device_map.items() if name not in _FOREIGN}
-        _check_cover(model, found)
-        return found
     if isinstance(device_map, str) and device_map in _POLICIES:
-        if device_map != "sequential":
-            low_zero = device_map == "balanced_low_0"
-            max_memory = get_balanced_memory(
-                model, max_memory, no_split_module_classes=["Block"], dtype=dtype, low_zero=low_zero
-            )
-        made: dict[str, Any] = infer_auto_device_map(model, max_memory, no_split_module_classes=["Block"], dtype=dtype)
-        return made
-    return {"": _device("cpu" if device_map is None else device_map)}
+        wanted = _by_policy(model, device_map, dtype, max_memory)
+    elif isinstance(device_map, Mapping):
+        wanted = {name: place for name, place in device_map.items() if name not in _FOREIGN}
+        _check_cover(model, wanted)
+    else:
+        wanted = {"": "cpu" if device_map is None else device_map}
+    return _disjoint(model, {name: _checked_place(place) for name, place in wanted.items()})
 
 
 def fill(
@@ -96,30 +94,68 @@ def offload_folder(places: Mapping[str, Any], given: str | Path | None) -> Path 
     """Where weights on "disk" go, made if need be; None where there are none.
 
     Raises:
-        ConfigurationError: weights go to disk, and nobody said where.
+        ConfigurationError: weights go to disk, and nobody said where, or no folder can be made there.
     """
     if "disk" not in places.values():
         return None
     if given is None:
         raise ConfigurationError("Some weights go to disk; name a folder for them with offload_folder=…")
     folder = Path(given)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"offload_folder {folder} cannot be made: {error.strerror}.") from error
     return folder
 
 
-def _device(given: Any) -> torch.device:
+def _by_policy(model: nn.Module, policy: str, dtype: torch.dtype, max_memory: dict[Any, Any] | None) -> dict[str, Any]:
+    given = dict(max_memory) if max_memory else None  # accelerate writes into it
     try:
-        return torch.device(given)
-    except (RuntimeError, TypeError) as error:
+        if policy != "sequential":
+            low_zero = policy == "balanced_low_0"
+            given = get_balanced_memory(model, given, no_split_module_classes=["Block"], dtype=dtype, low_zero=low_zero)
+        made: dict[str, Any] = infer_auto_device_map(model, given, no_split_module_classes=["Block"], dtype=dtype)
+    except ValueError as error:
         raise ConfigurationError(
-            f"device_map is {given!r}; it can be a device, a map of modules to devices, or {', '.join(_POLICIES)}."
+            f"max_memory is {max_memory!r}; it maps devices (0, 1, …, 'cpu') to bytes or texts as '10GiB': {error}"
         ) from error
+    return made
+
+
+def _checked_place(given: Any) -> str:
+    """The name of a device that this machine has, or "disk" itself."""
+    if given == "disk":
+        return "disk"
+    try:
+        device = torch.device(given)
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:  # torch without CUDA asserts
+        raise _no_place(given) from error
+    if device.type == "meta":
+        raise _no_place(given)
+    return str(device)
+
+
+def _no_place(given: Any) -> ConfigurationError:
+    return ConfigurationError(
+        f"device_map asks for {given!r}, which is no device of this machine; it can be a device, 'disk', a map of "
+        f"modules to these, or {', '.join(_POLICIES)}."
+    )
+
+
+def _disjoint(module: nn.Module, places: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """The same map over the largest modules that have one place each: none holds another, as accelerate needs it."""
+    found = {_place(parameter, places) for parameter, _ in module.named_parameters(prefix=name)}
+    if len(found) == 1:
+        return {name: found.pop()}
+    inner = (_disjoint(child, places, f"{name}.{leaf}" if name else leaf) for leaf, child in module.named_children())
+    return {name: place for part in inner for name, place in part.items()}
 
 
 def _check_cover(model: nn.Module, places: Mapping[str, Any]) -> None:
     modules = {name for name, _ in model.named_modules()}
     for name in places:
-        if name not in modules and name not in dict(model.named_parameters()):
+        if name not in modules:
             raise ConfigurationError(f"device_map names {name!r}, which is no module of the model.")
     for name, _ in model.named_parameters():
         if not any(_is_inside(name, outer) for outer in places):

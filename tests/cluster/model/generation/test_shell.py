@@ -146,7 +146,7 @@ def test_a_device_map_changes_nothing_in_the_answer(device_map, tmp_path):
     ("given", "words"),
     [
         ({"dtype": "int8"}, "dtype is 'int8'"),
-        ({"device_map": "everywhere"}, "device_map is 'everywhere'"),
+        ({"device_map": "everywhere"}, "device_map asks for 'everywhere'"),
         ({"device_map": {"transformer.embedding": "cpu"}}, "says nothing about"),
         ({"device_map": REST | LAYERS | {"transformer.nothing": "cpu"}}, "no module"),
         ({"device_map": DISK}, "offload_folder"),
