@@ -6,13 +6,14 @@ id 0. Special tokens in a text stay text, unless ``encode_special_tokens`` says 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from cluster.errors import InvalidRequestError
-from cluster.tokenizer import template, tokenizer
+from cluster.tokenizer import arguments, template, tokenizer
 from cluster.tokenizer.encoding import Encoding
+from cluster.tokenizer.responses import copy_history
 
 _CONFIG: Final = (
     '{\n  "name_or_path": "THUDM/chatglm3-6b",\n  "remove_space": false,\n  "do_lower_case": false,\n'
@@ -36,12 +37,17 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
     eos_token = "</s>"  # noqa: S105  # see above
     unk_token = pad_token = "<unk>"  # noqa: S105  # see above
     bos_token_id, eos_token_id, pad_token_id, unk_token_id = 1, 2, 0, 0
-    padding_side, truncation_side = "left", "right"
+    padding_side = "left"
+    truncation_side = "right"  # the first ids stay
     is_fast = False
     model_input_names = ("input_ids", "attention_mask", "position_ids")
     model_max_length = 1 << 30  # the model's own seq_length decides
     encode_special_tokens = False
     name_or_path = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {"encode_special_tokens": self.encode_special_tokens, "name_or_path": self.name_or_path}
+        return (*super().__reduce__(), kept)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> ChatGLM3Tokenizer:
@@ -56,7 +62,7 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
             CheckpointError: the file is missing or no tokenizer of this kind.
             InvalidRequestError: ``padding_side`` is not "left".
         """
-        _check_side(options.get("padding_side"))
+        arguments.check_side(options.get("padding_side"))
         made = super().from_pretrained(path)
         assert isinstance(made, ChatGLM3Tokenizer)
         made.encode_special_tokens = bool(options.get("encode_special_tokens", False))
@@ -91,11 +97,12 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
         text_pair: str | Sequence[str] | None = None,
         *,
         padding: bool | str = False,
-        truncation: bool = False,
+        truncation: bool | str = False,
         max_length: int | None = None,
         return_tensors: str | None = None,
         add_special_tokens: bool = True,
-        **_: Any,
+        padding_side: str | None = None,
+        **ignored: Any,
     ) -> Encoding:
         """A model's inputs for one text or a batch of them: ids, mask and positions, padded on the left.
 
@@ -104,19 +111,25 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
             text_pair: the second text(s); a pair is ``[gMASK] sop`` a b ``</s>``.
             padding: False, True or "longest", or "max_length" (to ``max_length``). A batch in tensors needs it unless
                 its rows are equally long.
-            truncation: cut rows to ``max_length`` ids, on the right.
+            truncation: True or "longest_first": cut rows to ``max_length`` ids, on the right; of a pair the longer
+                text, so that its ``</s>`` stays.
             max_length: see ``padding`` and ``truncation``.
             return_tensors: "pt", "np", or None for lists. Tensors are [batch, n], also for one text.
             add_special_tokens: put ``[gMASK] sop`` in front.
+            padding_side: "left" and nothing else.
+            ignored: ``return_attention_mask`` and others that ask for what is there anyway.
 
         Raises:
             InvalidRequestError: an argument is wrong; names it.
         """
+        arguments.check_side(padding_side)
+        arguments.refuse_unknown(ignored)
         is_batch = isinstance(text, (list, tuple))
         firsts: list[Any] = list(text) if is_batch else [text]
-        rows = [self.encode(*pair, add_special_tokens=add_special_tokens) for pair in _pairs(firsts, text_pair)]
-        if truncation:
-            rows = [row[: _needed(max_length)] for row in rows]
+        limit = arguments.row_limit(truncation, max_length)
+        rows = [
+            self._row(*pair, limit=limit, is_bare=not add_special_tokens) for pair in arguments.pairs(firsts, text_pair)
+        ]
         inputs = self._inputs(rows, padding, max_length)
         if not is_batch and return_tensors is None:
             inputs = {name: column[0] for name, column in inputs.items()}
@@ -127,17 +140,20 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
         text: str,
         text_pair: str | None = None,
         *,
+        truncation: bool | str = False,
+        max_length: int | None = None,
         add_special_tokens: bool = True,
         return_tensors: str | None = None,
-        **_: Any,
+        **ignored: Any,
     ) -> Any:
         """``[gMASK] sop`` and the ids of ``text``; with a pair also its ids and ``</s>``. A list, or a tensor [1, n].
 
-        The empty text gives the prefix alone.
+        The empty text gives the prefix alone. Arguments are those of a call, without padding.
         """
-        ids = [*self._text_ids(text), *(self._text_ids(text_pair) if text_pair is not None else [])]
-        if add_special_tokens:
-            ids = [*template.prefix_ids(self), *ids, *([self.eos_id] if text_pair is not None else [])]
+        arguments.refuse_unknown(ignored)
+        ids = self._row(
+            text, text_pair, limit=arguments.row_limit(truncation, max_length), is_bare=not add_special_tokens
+        )
         return Encoding({"ids": [ids]}).as_tensors(return_tensors)["ids"] if return_tensors else ids
 
     def decode(self, ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:  # noqa: FBT001, FBT002  # as transformers has it
@@ -155,13 +171,23 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
         """``decode`` of each row."""
         return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
 
+    def pad(self, batch: Sequence[Sequence[int]], length: int = 0) -> tokenizer.PaddedBatch:
+        """Rows of ids, padded on the left to the longest of them, or to ``length`` where that is more.
+
+        Raises:
+            InvalidRequestError: they are no rows of ids.
+        """
+        if isinstance(batch, Mapping) or not all(isinstance(row, (list, tuple)) for row in batch):
+            raise InvalidRequestError("pad takes rows of ids; to pad texts call the tokenizer.", param="batch")
+        return super().pad(batch, length)
+
     def build_chat_input(self, query: str, history: Sequence[Any] | None = None, role: str = "user") -> Encoding:
         """The prompt of a chat as tensors [1, n], see ``template.chat_input_ids``.
 
         Raises:
             InvalidRequestError: a role is unknown, or an item of the history is malformed.
         """
-        ids = template.chat_input_ids(self, query, history or [], role)
+        ids = template.chat_input_ids(self, query, copy_history(history), role)
         return Encoding(self._inputs([ids], False, None)).as_tensors("pt")
 
     def build_single_message(self, role: str, metadata: str, message: str) -> list[int]:
@@ -203,9 +229,18 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
         """
         raise InvalidRequestError("ChatGLM3's template is made of ids, not of text; call build_chat_input instead.")
 
+    def _row(self, text: str, pair: str | None = None, *, limit: int | None, is_bare: bool) -> list[int]:
+        """The ids of a text or a pair, at most ``limit``; ``is_bare`` leaves prefix and end out."""
+        prefix = [] if is_bare else template.prefix_ids(self)
+        if pair is None:
+            return [*prefix, *self._text_ids(text)][:limit]
+        end = [] if is_bare else [self.eos_id]
+        both = self._text_ids(text), self._text_ids(pair)
+        if limit is not None:
+            arguments.shorten(*both, room=limit - len(prefix) - len(end))
+        return [*prefix, *both[0], *both[1], *end][:limit]
+
     def _text_ids(self, text: str) -> list[int]:
-        if not isinstance(text, str):
-            raise InvalidRequestError(f"A text is needed, not {type(text).__name__}.", param="text")
         return self.encode_with_roles(text) if self.encode_special_tokens else self.encode_text(text)
 
     def _inputs(self, rows: list[list[int]], padding: bool | str, max_length: int | None) -> dict[str, list[Any]]:  # noqa: FBT001  # internal
@@ -214,37 +249,19 @@ class ChatGLM3Tokenizer(tokenizer.ChatGLM3Tokenizer):
         if padding in {False, "do_not_pad"}:
             made = [super(ChatGLM3Tokenizer, self).pad([row]) for row in rows]
             return {name: [getattr(row, name)[0] for row in made] for name in self.model_input_names}
-        batch = self.pad(rows, length=_needed(max_length) if padding == "max_length" else 0)
+        batch = self.pad(rows, length=arguments.needed(max_length) if padding == "max_length" else 0)
         return {name: getattr(batch, name) for name in self.model_input_names}
-
-
-def _pairs(firsts: list[Any], seconds: Any) -> list[tuple[Any, ...]]:
-    if seconds is None:
-        return [tuple(first) if isinstance(first, (tuple, list)) else (first,) for first in firsts]
-    others = [seconds] if isinstance(seconds, str) else list(seconds)
-    if len(others) != len(firsts):
-        raise InvalidRequestError(f"{len(firsts)} texts have {len(others)} partners.", param="text_pair")
-    return list(zip(firsts, others, strict=True))
-
-
-def _needed(max_length: int | None) -> int:
-    if max_length is None or max_length < 1:
-        raise InvalidRequestError("max_length must say how many ids a row may have.", param="max_length")
-    return max_length
 
 
 def _flat(ids: Any) -> list[int]:
     held = ids.tolist() if hasattr(ids, "tolist") else ids
     if isinstance(held, int):
         return [held]
-    rows = list(held)
+    if not isinstance(held, Iterable):
+        raise InvalidRequestError(f"Ids are needed, not {type(held).__name__}.", param="ids")
+    rows = [each.tolist() if hasattr(each, "tolist") else each for each in held]
     if len(rows) == 1 and isinstance(rows[0], (list, tuple)):
         rows = list(rows[0])
     if not all(isinstance(token_id, int) for token_id in rows):
         raise InvalidRequestError("decode takes the ids of one text; batch_decode takes rows.", param="ids")
     return rows
-
-
-def _check_side(side: object) -> None:
-    if side not in {None, "left"}:
-        raise InvalidRequestError("ChatGLM3 pads on the left only.", param="padding_side")

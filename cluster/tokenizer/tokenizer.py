@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sentencepiece
 
@@ -98,10 +98,12 @@ class ChatGLM3Tokenizer:
         try:
             model = file.read_bytes()
         except OSError as error:
-            raise CheckpointError(f"Cannot read the tokenizer model {file}: {error.strerror}.") from error
+            raise CheckpointError(
+                f"Cannot read the tokenizer model {file}: {error.strerror}; name a checkpoint's folder on this machine."
+            ) from error
         return cls(model, source=str(file))
 
-    def __reduce__(self) -> tuple[type[ChatGLM3Tokenizer], tuple[bytes]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._model,)
 
     def get_command(self, text: str) -> int:
@@ -140,8 +142,9 @@ class ChatGLM3Tokenizer:
         """The ids of plain text, each below ``num_pieces``. The empty text has none. Linear: about 5 MB a second.
 
         Raises:
-            InvalidRequestError: the text holds a lone surrogate, which no UTF-8 text can.
+            InvalidRequestError: it is no text, or holds a lone surrogate, which no UTF-8 text can.
         """
+        _check_text(text)
         try:
             encoded = text.encode()
         except UnicodeEncodeError as error:
@@ -161,7 +164,11 @@ class ChatGLM3Tokenizer:
         """The ids of trusted text in which the four role texts become their ids; ``[gMASK]`` and others stay text.
 
         Each stretch between roles is encoded by itself. No prefix is put in front. Never feed it a user's text.
+
+        Raises:
+            InvalidRequestError: see ``encode_text``.
         """
+        _check_text(text)
         parts = _ROLE_TEXT.split(text)  # stretches at even places, role texts at odd ones
         return list(itertools.chain.from_iterable(map(self._encode_part, range(len(parts)), parts)))
 
@@ -184,6 +191,11 @@ class ChatGLM3Tokenizer:
         """
         text: str = self._sp.decode_pieces([self.piece(token_id) for token_id in ids])
         return text
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"A text is needed, not {type(text).__name__}.", param="text")
 
 
 def _load_sentencepiece(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:

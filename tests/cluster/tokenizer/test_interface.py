@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -65,7 +66,20 @@ def test_truncation_keeps_the_first_ids():
         (lambda: TOKENIZER("a", padding="max_length"), "max_length"),
         (lambda: TOKENIZER("a", padding="right"), "padding"),
         (lambda: ChatGLM3Tokenizer.from_pretrained(TINY, padding_side="right"), "padding_side"),
+        (lambda: TOKENIZER("a", padding_side="right"), "padding_side"),
+        (lambda: TOKENIZER("a", truncation="only_first", max_length=4), "truncation"),
+        (lambda: TOKENIZER("a", truncation=True), "max_length"),
+        (lambda: TOKENIZER("a", pad_to_multiple_of=8), "pad_to_multiple_of"),
+        (lambda: TOKENIZER.encode("a", padding="max_length"), "padding"),
+        (lambda: TOKENIZER([("a", "b", "c")]), "text"),
+        (lambda: TOKENIZER("a", 5), "text"),
         (lambda: TOKENIZER.decode([[1], [2]]), "ids"),
+        (lambda: TOKENIZER.decode(None), "ids"),
+        (lambda: TOKENIZER.pad({"input_ids": [[1]]}), "batch"),
+        (lambda: TOKENIZER.build_chat_input(5), "text"),
+        (lambda: TOKENIZER.build_chat_input("q", "history"), "history"),
+        (lambda: TOKENIZER.build_chat_input("q", [("user", "a")]), "history"),
+        (lambda: TOKENIZER.build_chat_input("q", {"role": "user", "content": "a"}), "history"),
     ],
 )
 def test_a_wrong_argument_is_named(call, param):
@@ -75,12 +89,26 @@ def test_a_wrong_argument_is_named(call, param):
     assert caught.value.param == param
 
 
+def test_truncation_keeps_the_first_ids():
+    """As its side says; not where it is off, and a pair loses the end of its longer text, never its ``</s>``."""
+    assert TOKENIZER.truncation_side == "right"
+    whole = TOKENIZER.encode("a b c d e f")
+    assert TOKENIZER.encode("a b c d e f", truncation=True, max_length=4) == whole[:4]
+    assert TOKENIZER("a b c d e f", truncation="do_not_truncate", max_length=4).input_ids == whole
+    first, second = TOKENIZER.encode_text("a b c d e f"), TOKENIZER.encode_text("g h")
+    pair = TOKENIZER("a b c d e f", "g h", truncation="longest_first", max_length=len(second) + 6).input_ids
+    assert pair == [*whole[:2], *first[:3], *second, 2]
+    bare = TOKENIZER("g h", "g h", truncation=True, max_length=3, add_special_tokens=False).input_ids
+    assert bare == [*second[:2], *second[:1]]
+
+
 def test_decoding_takes_ids_of_every_kind():
     """An id, a list, a tensor, a batch of one; specials are shown unless skipped."""
     ids = [821, 823, *TOKENIZER.encode_text("Hi"), 2]
     assert TOKENIZER.decode(ids) == "[gMASK]sop Hi"
     assert TOKENIZER.decode(torch.tensor([ids]), skip_special_tokens=True) == "Hi"
     assert TOKENIZER.decode(ids[2]) == TOKENIZER.decode([ids[2]])
+    assert TOKENIZER.decode(list(torch.tensor(ids))) == TOKENIZER.decode(list(np.array(ids))) == TOKENIZER.decode(ids)
     assert TOKENIZER.batch_decode(torch.tensor([ids, ids]), skip_special_tokens=True) == ["Hi", "Hi"]
 
 
@@ -114,8 +142,12 @@ def test_trusted_text_may_name_roles():
 
 
 def test_it_pickles():
-    """For data loaders with workers."""
-    assert pickle.loads(pickle.dumps(TOKENIZER))("a").input_ids == TOKENIZER("a").input_ids  # noqa: S301  # our own
+    """For data loaders with workers, and goes on trusting text where it did."""
+    trusting = ChatGLM3Tokenizer.from_pretrained(TINY, encode_special_tokens=True)
+    for held in (TOKENIZER, trusting):
+        again = pickle.loads(pickle.dumps(held))  # noqa: S301  # our own
+        assert again("<|user|>").input_ids == held("<|user|>").input_ids
+        assert again.name_or_path == held.name_or_path == str(TINY)
 
 
 @given(texts, st.none() | texts)
