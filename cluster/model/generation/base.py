@@ -17,6 +17,7 @@ from cluster.model.config import ChatGLM3Config
 from cluster.model.generation.attention import CacheAttention, visible
 from cluster.model.generation.chat_cache import shared_cache
 from cluster.model.generation.config import CACHE, ChatGLMConfig
+from cluster.model.generation.fitting import require_known, require_own_cache
 from cluster.model.generation.options import TOP_K
 from cluster.model.generation.packable import make_packable, pack
 from cluster.model.rotary import rotary_table
@@ -96,7 +97,7 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
 
         Raises:
             ContextLengthExceededError: a position is beyond the model's context.
-            InvalidRequestError: mask or positions do not fit ids and past.
+            InvalidRequestError: mask or positions do not fit ids and past, or ids or past are another model's.
         """
         if input_ids.dim() != 2:
             raise InvalidRequestError("input_ids must be [batch, tokens].", param="input_ids")
@@ -128,8 +129,13 @@ class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # u
         """Run the blocks over B rows of T tokens: hidden [B, T, H] before the final norm; extends ``cache``.
 
         ``states`` gets every layer's input, and the last one's output.
+
+        Raises:
+            InvalidRequestError: ids, mask or cache are not of this model and batch.
         """
         rows, tokens = ids.shape
+        require_known(ids, self.shape)
+        require_own_cache(cache, rows, self.shape)
         if cache.is_compileable:  # its empty rows would be attended to
             raise InvalidRequestError("Static caches are not supported; use a DynamicCache.", param="past_key_values")
         mask = visible(attention_mask, tokens, cache.get_seq_length() + tokens, self.prefix_rows)

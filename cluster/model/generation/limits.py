@@ -39,8 +39,14 @@ def check_tokenizer(tokenizer: ChatGLM3Tokenizer, config: ChatGLM3Config) -> Non
     """See that a tokenizer's ids are the model's rows.
 
     Raises:
-        InvalidRequestError: it has more ids than the model, or so few that it must be another model's.
+        InvalidRequestError: it is none, has more ids than the model, or so few that it must be another model's.
     """
+    if not isinstance(tokenizer, ChatGLM3Tokenizer):
+        raise InvalidRequestError(
+            f"tokenizer is {type(tokenizer).__name__}; it must be a cluster.tokenizer.ChatGLM3Tokenizer of the model's "
+            "folder.",
+            param="tokenizer",
+        )
     rows, ids = config.padded_vocab_size, tokenizer.vocab_size
     if not 0 <= rows - ids < _MAX_PADDING:
         raise InvalidRequestError(
