@@ -83,8 +83,9 @@ def _inspect(folder: Path, found: dict[str, object]) -> None:
         "kv_bytes_per_token": {name: config.kv_bytes_per_token(dtype) for name, dtype in _DTYPES.items()},
     }
     shards = find_shards(folder)
+    found["files"] = tuple(shards)
     infos = read_infos(shards)
-    found |= {"files": tuple(shards), "num_tensors": len(infos), "stored_dtypes": _names(infos)}
+    found |= {"num_tensors": len(infos), "stored_dtypes": _names(infos)}
     check_tensors(infos, config, folder)
     found["vocab_size"] = _vocab_size(folder, config)
 

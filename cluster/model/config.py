@@ -109,6 +109,8 @@ class ChatGLM3Config:
 
 def load_config(folder: Path) -> ChatGLM3Config:
     """Read ``config.json`` of a checkpoint folder. Raises CheckpointError naming the file and the key."""
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with {CONFIG_FILE} and weights.")
     path = folder / CONFIG_FILE
     return parse_config(read_fields(path), path)
 
@@ -202,6 +204,11 @@ def _stored_dtype(fields: Mapping[str, Any], path: Path) -> str:
     return str(name)
 
 
+def odd_widths(config: ChatGLM3Config) -> list[str]:
+    """Names of the widths for which a weight cannot be stored two columns to a byte."""
+    return [name for name in _INPUT_WIDTHS if getattr(config, name) % 2]
+
+
 def _check_shape(config: ChatGLM3Config, path: Path) -> None:
     heads, groups = config.num_attention_heads, config.multi_query_group_num
     if heads % groups:
@@ -213,7 +220,7 @@ def _check_shape(config: ChatGLM3Config, path: Path) -> None:
             f"{path}: kv_channels is {config.kv_channels}; it must be a multiple of 4, as half of each head is rotated "
             "in pairs."
         )
-    if config.quantization_bit == 4 and (odd := [name for name in _INPUT_WIDTHS if getattr(config, name) % 2]):
+    if config.quantization_bit == 4 and (odd := odd_widths(config)):
         raise CheckpointError(
             f"{path}: {odd[0]} is odd, but quantization_bit 4 stores two columns of a weight in one byte."
         )

@@ -8,6 +8,7 @@ nothing else, and mapped into memory so that a tensor is only read when it is us
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def open_shard(path: Path) -> Iterator[Shard]:
     try:
         handle = safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a complete safetensors file: {error}.") from error
+        raise CheckpointError(f"{path} is not a complete safetensors file: {error}; fetch it again.") from error
     with handle:
         yield _SafeShard(path, handle)
 
@@ -159,9 +160,14 @@ def _load_bin(path: Path) -> dict[str, Tensor]:
     try:
         # Files from before torch 1.6 are no archives and cannot be mapped.
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:  # its words advise to load the file unsafely
+        raise CheckpointError(
+            f"{path} is not a complete file of tensors: it is damaged or holds code, which is never run; fetch it "
+            "again, from a source that you trust."
+        ) from error
     except Exception as error:  # the reader has no common base class for its failures
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a complete file of tensors: {reason}") from error
+        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a complete file of tensors: {reason}; fetch it again.") from error
     if not isinstance(held, dict):
         raise CheckpointError(f"{path} does not hold named tensors.")
     for name, tensor in held.items():

@@ -99,7 +99,7 @@ class ChatGLM3Tokenizer:
             model = file.read_bytes()
         except OSError as error:
             raise CheckpointError(
-                f"Cannot read the tokenizer model {file}: {error.strerror}; name a checkpoint's folder on this machine."
+                f"Cannot read the tokenizer model {file}: {error.strerror}; a checkpoint's folder holds one."
             ) from error
         return cls(model, source=str(file))
 

@@ -117,6 +117,13 @@ def test_a_folder_without_configuration_is_refused_by_name(tmp_path):
         load_config(tmp_path)
 
 
+def test_a_file_in_the_place_of_a_folder_is_called_so(tmp_path):
+    """Instead of a path inside it."""
+    (tmp_path / "model").write_text("")
+    with pytest.raises(CheckpointError, match=r"model is not a folder"):
+        load_config(tmp_path / "model")
+
+
 def test_reading_a_configuration_does_not_load_torch():
     """Gateways read the shape and stay small."""
     code = "import sys; from cluster.model import config; print(json.dumps('torch' in sys.modules))"

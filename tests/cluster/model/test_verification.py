@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from typer.testing import CliRunner
 
 from cluster.demo import CHECKPOINT
 from cluster.errors import CheckpointError
+from cluster.model import ChatGLM3ForConditionalGeneration
 from cluster.model.checkpoint import MOST_PADDING, inspect_checkpoint, require_fit
 from cluster.model.hashes import known_sums
 from cluster.model.loader import load_model
 from cluster.model.verification import perplexity, verify
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.cli.main import app
+from tests.parity.recorded import DATA
 
 
 @pytest.fixture
@@ -114,6 +117,44 @@ def test_nothing_is_read_after_tensors_that_do_not_fit(folder):
     checks = list(verify(folder))
     assert [(check.name, check.passed) for check in checks] == [("files", True), ("tensors", False)]
     assert "'transformer.output_layer.weight' is missing" in checks[-1].said
+
+
+def test_sums_are_compared_although_a_file_is_cut_off(folder):
+    """Both checks fail, and both name the file."""
+    weights = folder / "model.safetensors"
+    (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(weights.read_bytes()).hexdigest()}  {weights.name}\n")
+    weights.write_bytes(weights.read_bytes()[:300_000])
+    checks = list(verify(folder))
+    assert [(check.name, check.passed) for check in checks] == [("files", False), ("tensors", False)]
+    assert all("model.safetensors" in check.said for check in checks)
+    assert "fetch it again" in checks[1].said
+
+
+def test_a_quantized_checkpoint_passes_every_check(folder, tmp_path):
+    """Its levels are no floating numbers, its scales are."""
+    ChatGLM3ForConditionalGeneration.from_pretrained(folder).quantize(8).save_pretrained(tmp_path / "quantized")
+    shutil.copy(folder / "tokenizer.model", tmp_path / "quantized")
+    assert set(outcome(tmp_path / "quantized").values()) == {True}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (shutil.rmtree, r"config\.json does not exist"),
+        (lambda folder: (folder / "tokenizer.model").unlink(), r"Cannot read the tokenizer model .*holds one"),
+        (lambda folder: shutil.copy(DATA / "tiny" / "tokenizer.model", folder), "the tokenizer has 829 ids"),
+        (lambda folder: rewrite(folder, lambda tensors: tensors.update(more=torch.zeros(1))), "'more' is unknown"),
+        (lambda folder: (shutil.rmtree(folder), folder.write_text("")), "model is not a folder"),
+    ],
+    ids=["nothing", "no tokenizer", "another tokenizer", "a tensor too many", "a file"],
+)
+def test_what_cannot_be_loaded_is_said_without_a_traceback(folder, break_it, words):
+    """And the status is 1."""
+    break_it(folder)
+    done = CliRunner().invoke(app, ["model", "verify", str(folder)])
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert re.search(f"✗ tensors: .*{words}", done.output)
+    assert done.output.rstrip().endswith("Failed: tensors.")
 
 
 def test_a_weight_that_is_no_number_is_named(folder):
