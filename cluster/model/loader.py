@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cluster.errors import CheckpointError, ConfigurationError
 from cluster.model.chatglm import ChatGLM3Model
-from cluster.model.config import ChatGLM3Config, load_config
+from cluster.model.config import ChatGLM3Config, load_config, odd_widths
 from cluster.model.files import TensorInfo, find_shards, open_shard, read_infos
 from cluster.model.lora import Pair, adapt_linears, load_lora
 from cluster.model.prefix_checkpoint import PREFIX_NAME, read_prefix, with_prefix
@@ -64,9 +64,13 @@ def load_model(
 
 def check_load(
     path: str | Path, *, quantize: int = 0, lora: str | Path | None = None, prefix: str | Path | None = None
-) -> None:
-    """Raise what ``load_model`` raises before it reads a checkpoint's weights. Reads headers and adapters."""
-    prepare(Path(path), Wishes(quantize, _path(lora), None, _path(prefix)))
+) -> ChatGLM3Config:
+    """Raise what ``load_model`` raises before it reads a checkpoint's weights. Reads headers and adapters.
+
+    Returns:
+        The configuration of the model that it would load.
+    """
+    return prepare(Path(path), Wishes(quantize, _path(lora), None, _path(prefix))).config
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +168,9 @@ def linear_shapes(config: ChatGLM3Config) -> dict[str, tuple[int, ...]]:
     return {name: (linear.out_features, linear.in_features) for name, linear in linears}
 
 
-def weight_bytes(config: ChatGLM3Config, dtype: torch.dtype, *, quantize: int = 0) -> int:
-    """Memory of a loaded model's weights, quantized ones by what their levels and scales take."""
-    asked = replace(config, quantization_bit=quantize or config.quantization_bit)
-    return sum(tensor.nbytes for tensor in expected_tensors(asked, dtype).values())
+def weight_bytes(config: ChatGLM3Config, dtype: torch.dtype) -> int:
+    """Memory of a loaded model's weights, quantized ones by what their levels and scales take, a prefix included."""
+    return sum(tensor.nbytes for tensor in expected_tensors(config, dtype).values())
 
 
 def check_tensors(infos: Mapping[str, TensorInfo], config: ChatGLM3Config, folder: Path) -> None:
@@ -201,6 +204,11 @@ def _check_tensor(name: str, info: TensorInfo, wanted: Tensor | None) -> None:
         )
     if wanted.dtype is torch.int8 and info.dtype is not torch.int8:
         raise CheckpointError(f"{info.file}: tensor {name!r} is not int8, as config.json's quantization_bit asks for.")
+    if wanted.dtype is not torch.int8 and info.dtype is torch.int8:
+        raise CheckpointError(
+            f"{info.file}: tensor {name!r} is int8, but config.json's quantization_bit does not say that the weights "
+            "are quantized."
+        )
     if wanted.dtype is not torch.int8 and (info.dtype is None or not info.dtype.is_floating_point):
         raise CheckpointError(f"{info.file}: tensor {name!r} is not float16, bfloat16 or float32.")
 
@@ -224,6 +232,10 @@ def _quantized(config: ChatGLM3Config, bits: int, folder: Path) -> ChatGLM3Confi
     if config.quantization_bit not in {0, bits}:
         raise ConfigurationError(
             f"{folder} holds weights quantized to {config.quantization_bit} bits, which cannot be quantized to {bits}."
+        )
+    if bits == 4 and (odd := odd_widths(config)):
+        raise ConfigurationError(
+            f"{folder}: {odd[0]} is odd, but 4 bits need an even number of columns in every weight; quantize to 8."
         )
     return replace(config, quantization_bit=bits)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import structlog
 import torch
 
@@ -11,8 +9,8 @@ from cluster.engine.deterministic import DeterministicRunner
 from cluster.engine.native.runner import NativeRunner, can_run
 from cluster.engine.plan import Runner
 from cluster.engine.runner import ModelRunner, num_pages_for
-from cluster.model.config import ChatGLM3Config, load_config
-from cluster.model.loader import load_model, weight_bytes
+from cluster.model.config import ChatGLM3Config
+from cluster.model.loader import check_load, load_model, weight_bytes
 from cluster.replica.config import PAGE_SIZE, ReplicaConfig
 from cluster.replica.memory import free_memory, require_memory
 
@@ -55,9 +53,11 @@ def build_runner(config: ReplicaConfig) -> Runner:
 
 
 def _check_memory(config: ReplicaConfig, dtype: torch.dtype) -> None:
-    shape = load_config(Path(config.model_path))
+    shape = check_load(
+        config.model_path, quantize=config.quantize, lora=config.lora or None, prefix=config.prefix or None
+    )
     kv_cache = _kv_cache_bytes(config, shape, dtype, torch.device("cpu"))
-    require_memory(weights=weight_bytes(shape, dtype, quantize=config.quantize), kv_cache=kv_cache, free=free_memory())
+    require_memory(weights=weight_bytes(shape, dtype), kv_cache=kv_cache, free=free_memory())
 
 
 def check_kv_cache(kv_cache_bytes: int, shape: ChatGLM3Config, dtype: str) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from cluster.errors import CheckpointError, ConfigurationError
 from cluster.model.checkpoint import inspect_checkpoint
-from cluster.model.loader import load_model, weight_bytes
+from cluster.model.loader import check_load, load_model, weight_bytes
 from cluster.model.quantization import (
     QuantizedLinear,
     pack_nibbles,
@@ -144,8 +144,7 @@ def test_memory_is_counted_as_it_is_taken(bits):
     """To the byte; levels by their bits."""
     model = load_model(TINY, torch.bfloat16, "cpu", quantize=bits)
     held = sum(tensor.nbytes for tensor in model.parameters())
-    plain = load_model(TINY, torch.bfloat16, "cpu").config
-    assert weight_bytes(plain, torch.bfloat16, quantize=bits) == held
+    assert weight_bytes(check_load(TINY, quantize=bits), torch.bfloat16) == held
 
 
 def test_a_quantized_checkpoint_is_described(tmp_path):

@@ -13,12 +13,14 @@ from cluster.demo import CHECKPOINT
 from cluster.engine.deterministic import DeterministicRunner
 from cluster.engine.runner import num_pages_for
 from cluster.errors import ConfigurationError
-from cluster.model.config import ChatGLM3Config
+from cluster.model.config import ChatGLM3Config, load_config
+from cluster.model.loader import weight_bytes
 from cluster.model.lora import LoraLinear
 from cluster.model.quantization import QuantizedLinear
 from cluster.replica.config import ReplicaConfig
 from cluster.replica.engine import _engine_config, build_engine
 from cluster.replica.runner import CPU_KV_BYTES, _kv_cache_bytes, build_runner
+from tests.parity.test_recorded_adapters import prefix_folder
 
 DATA = Path(__file__).parents[2] / "parity" / "data"
 TINY, LORA = DATA / "tiny", DATA / "goldens" / "lora_tiny"
@@ -83,3 +85,15 @@ def test_quantized_weights_are_counted_by_what_they_take(monkeypatch: pytest.Mon
     with pytest.raises(ConfigurationError, match="too little memory"):
         build_runner(config)
     build_runner(replace(config, quantize=4))
+
+
+def test_a_prefix_is_counted_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its encoder is kept in float32; a machine that holds the base alone does not hold both."""
+    prefix = prefix_folder("ptuning_projection_tiny", tmp_path / "prefix")
+    taken = (prefix / "model.safetensors").stat().st_size
+    config = replace(CONFIG, model_path=str(TINY), kv_cache_bytes=2**24)
+    base = weight_bytes(load_config(TINY), torch.float32)
+    monkeypatch.setattr("cluster.replica.runner.free_memory", lambda: 2**24 + base + taken // 2)
+    build_runner(config)
+    with pytest.raises(ConfigurationError, match="too little memory"):
+        build_runner(replace(config, prefix=str(prefix)))
