@@ -21,7 +21,7 @@ from cluster.model.quantized_kernels import MOST_ROWS, Int4KernelLinear, has_lev
 
 def check_bits(bits: int) -> None:
     """Raise ConfigurationError for a number of bits that there is no format for."""
-    if bits not in QUANTIZED_BITS or isinstance(bits, bool):
+    if type(bits) is not int or bits not in QUANTIZED_BITS:  # not True either
         raise ConfigurationError(f"Weights can be quantized to 4 or 8 bits, not to {bits!r}.")
 
 

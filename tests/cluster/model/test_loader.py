@@ -6,14 +6,17 @@ import gc
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cluster.errors import CheckpointError
+from cluster.errors import CheckpointError, ConfigurationError
 from cluster.model.loader import load_model
+from cluster.model.writing import write_config
+from tests.support.random_model import SHAPE, random_model
 
 DATA = Path(__file__).parents[2] / "parity" / "data"
 QKV = "transformer.encoder.layers.1.self_attention.query_key_value.weight"
@@ -147,7 +150,7 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(safe_folder):
 def test_a_quantized_tensor_is_named(safe_folder):
     """Integer levels without their scales are no weights."""
     rewrite(safe_folder, lambda tensors: tensors.update({QKV: torch.zeros(128, 64, dtype=torch.int8)}))
-    assert f"{QKV!r} is not float16" in refusal(safe_folder)
+    assert f"{QKV!r} is int8, but config.json's quantization_bit does not say" in refusal(safe_folder)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -5])
@@ -182,7 +185,9 @@ def test_a_pickle_that_runs_code_is_refused_without_running_it(bin_folder, write
         torch.save({"transformer.output_layer.weight": Payload()}, file)
     else:
         file.write_bytes(pickle.dumps({"transformer.output_layer.weight": Payload()}))
-    assert str(file) in refusal(bin_folder)
+    message = refusal(bin_folder)
+    assert f"{file} is not a complete file of tensors: " in message
+    assert "weights_only" not in message
     assert not (bin_folder / "ran").exists()
 
 
@@ -242,3 +247,13 @@ def test_safetensors_are_preferred_to_pickles(bin_folder):
     (bin_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     for name, tensor in load_model(bin_folder, torch.float32, "cpu").named_parameters():
         assert torch.equal(tensor, whole[name])
+
+
+def test_an_odd_width_cannot_be_quantized_to_four_bits(tmp_path):
+    """By the name of the width, before any weight is read; eight bits can be."""
+    shape = replace(SHAPE, ffn_hidden_size=171, torch_dtype="float32")
+    write_config(tmp_path, shape, "odd")
+    save_file(dict(random_model(torch.float32, shape).named_parameters()), tmp_path / "model.safetensors")
+    with pytest.raises(ConfigurationError, match=r"ffn_hidden_size is odd.*quantize to 8"):
+        load_model(tmp_path, torch.float32, "cpu", quantize=4)
+    assert load_model(tmp_path, torch.float32, "cpu", quantize=8).config.quantization_bit == 8

@@ -13,6 +13,7 @@ from cluster.errors import CheckpointError, ConfigurationError, InvalidRequestEr
 from cluster.model import ChatGLM3ForConditionalGeneration
 from cluster.model.loader import load_model
 from tests.cluster.model.generation.test_shell import DISK
+from tests.cluster.model.test_loader import LAST, held_bytes
 from tests.parity.recorded import DATA, assert_close, load_json
 from tests.parity.shell import tokenizer
 from tests.parity.test_recorded_adapters import LORA, prefix_folder
@@ -62,7 +63,7 @@ def test_quantizing_on_load_and_afterwards_is_the_same(device_map, tmp_path):
     assert torch.equal(logits(model), logits(load().quantize(4)))
 
 
-@pytest.mark.parametrize("bits", [16, 0, True])
+@pytest.mark.parametrize("bits", [16, 0, True, 8.0, "8"])
 def test_unknown_bits_are_refused(bits):
     """And nothing is changed."""
     model = load()
@@ -187,6 +188,24 @@ def test_a_prefix_works_where_layers_are_offloaded(tmp_path):
     model = prefixed(tmp_path, device_map=places, offload_folder=tmp_path / "disk")
     (tmp_path / "again").mkdir()
     assert torch.equal(logits(model), logits(prefixed(tmp_path / "again")))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"quantize": 8}, {"device_map": "disk"}, {"lora": LORA, "merge": False}],
+    ids="-".join,
+)
+def test_nothing_is_kept_of_a_model_that_failed_to_load(given, tmp_path):
+    """Its last tensor is no number; not even the error, with every frame that it went through, holds the others."""
+    shutil.copytree(DATA / "tiny", tmp_path / "tiny")
+    held = load_file(DATA / "tiny" / "model.safetensors")
+    held[LAST].fill_(float("inf"))
+    save_file(held, tmp_path / "tiny" / "model.safetensors")
+    before = held_bytes()
+    with pytest.raises(CheckpointError, match="holds NaN or infinity") as caught:
+        load(tmp_path / "tiny", offload_folder=tmp_path / "disk", **given)
+    assert caught.value.__traceback__ is not None
+    assert held_bytes() == before
 
 
 def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
