@@ -191,14 +191,17 @@ class Chatting(ChatGLM3Base):
         given = _of_config(generation_config or self.generation_config) | kwargs
         given |= {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
         held = self.tokens_in(past_key_values)
-        limit = self._limit(held + input_ids.shape[1], given) - held
+        positions = self._positions(input_ids, attention_mask, position_ids, held).expand_as(input_ids)
+        counted = held + input_ids.shape[1]
+        ahead = max(int(positions.max()) + 1 - counted, 0)  # of the tokens, where a caller's positions are
+        limit = self._limit(counted, given, ahead) - held
         processors = [*(logits_processor or []), RowGuard()]
         options = read_options(given, processors, prompt=input_ids.shape[1], device=input_ids.device)
         decoding = Decoding(
             self,
             input_ids,
             seen=input_ids,
-            positions=self._positions(input_ids, attention_mask, position_ids, held).expand_as(input_ids),
+            positions=positions,
             attention_mask=attention_mask,
             past=past_key_values,
         )

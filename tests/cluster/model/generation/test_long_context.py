@@ -20,7 +20,7 @@ from tests.support.random_model import SHAPE, random_model
 LONG = replace(SHAPE, rope_ratio=500.0, seq_length=131072, torch_dtype="float32")
 IDS = [7, 260, 99, 13, 5, 280, 41]
 NEW = 5
-FIRST = LONG.seq_length - len(IDS) - NEW + 1  # the last position that is fed is the last there is
+FIRST = LONG.seq_length - len(IDS) - NEW  # where prompt and answer end with the context
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,14 @@ def test_logits_at_the_last_positions_are_the_plain_ones(model):
 
 
 def test_an_answer_may_reach_the_last_position(model):
-    """Greedy, token by token; one position further is refused."""
+    """Greedy, token by token; one position further is refused before the first token, however the limit is given."""
     given = {"position_ids": positions(FIRST, len(IDS))[None], "max_new_tokens": NEW, "eos_token_id": []}
     *_, ids = model.stream_generate(torch.tensor([IDS]), **given)
     assert ids[0, len(IDS) :].tolist() == plain(LONG, FIRST, NEW)[1]
+    endless = {"position_ids": given["position_ids"], "eos_token_id": []}
+    *_, unlimited = model.stream_generate(torch.tensor([IDS]), **endless)
+    assert torch.equal(unlimited, ids)
+    with pytest.raises(ContextLengthExceededError):
+        next(model.stream_generate(torch.tensor([IDS]), **given | {"max_new_tokens": NEW + 1}))
     with pytest.raises(ContextLengthExceededError):
         model(torch.tensor([IDS]), position_ids=positions(LONG.seq_length - len(IDS) + 1, len(IDS))[None])
