@@ -44,7 +44,13 @@ class ChatGLMConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped library
 
     @classmethod
     def of(cls, held: dict[str, Any], name: str) -> ChatGLMConfig:
-        """From config.json's fields, ``auto_map`` aside, which names code that is never run."""
-        config = cls(**{key: value for key, value in held.items() if key not in {"auto_map", "transformers_version"}})
+        """From config.json's fields, but for ``auto_map``, which names code that is never run, and transformers' names.
+
+        Raises:
+            CheckpointError: a field is wrong or unsupported; names it.
+        """
+        parse_config(held, Path(name) / "config.json")
+        left_out = {"auto_map", "transformers_version", *cls.attribute_map}
+        config = cls(**{key: value for key, value in held.items() if key not in left_out})
         config._name_or_path = name
         return config

@@ -29,7 +29,7 @@ def read_dtype(wanted: Any, stored: str) -> torch.dtype:
     Raises:
         ConfigurationError: it is none that the model can run in.
     """
-    if wanted in {None, "auto"}:
+    if wanted is None or wanted == "auto":
         wanted = stored
     found = _DTYPES.get(wanted.removeprefix("torch.")) if isinstance(wanted, str) else wanted
     if found not in _DTYPES.values():

@@ -73,6 +73,8 @@ class ChatGLM3ForConditionalGeneration(Chatting):
         folder = Path(path)
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is no folder here; download the checkpoint first, then name its folder.")
+        if not isinstance(config, ChatGLMConfig | None):
+            raise ConfigurationError(f"config is {type(config).__name__}; it must be a ChatGLMConfig.")
         own = ChatGLMConfig.of(read_fields(folder / CONFIG_FILE), str(folder)) if config is None else deepcopy(config)
         wishes = Wishes(quantize, _path(lora), merge, _path(prefix))
         kind = loading.read_dtype(torch_dtype if dtype is None else dtype, own.shape().torch_dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from threading import Thread
@@ -146,6 +147,8 @@ def test_a_device_map_changes_nothing_in_the_answer(device_map, tmp_path):
     ("given", "words"),
     [
         ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"dtype": ["float32"]}, "dtype is "),
+        ({"config": {"seq_length": 2048}}, "config is dict"),
         ({"device_map": "everywhere"}, "device_map asks for 'everywhere'"),
         ({"device_map": {"transformer.embedding": "cpu"}}, "says nothing about"),
         ({"device_map": REST | LAYERS | {"transformer.nothing": "cpu"}}, "no module"),
@@ -163,6 +166,24 @@ def test_a_name_that_is_no_folder_is_refused():
     """Nothing is downloaded."""
     with pytest.raises(CheckpointError, match="download"):
         ChatGLM3ForConditionalGeneration.from_pretrained("THUDM/chatglm3-6b")
+
+
+def test_a_configuration_of_another_model_is_refused(tmp_path):
+    """As what serves refuses it, though its tensors fit."""
+    shutil.copytree(DATA / "tiny", tmp_path / "tiny")
+    fields = json.loads((tmp_path / "tiny" / "config.json").read_text())
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps(fields | {"model_type": "glm"}))
+    with pytest.raises(CheckpointError, match="model_type is 'glm'"):
+        ChatGLM3ForConditionalGeneration.from_pretrained(tmp_path / "tiny")
+
+
+def test_transformers_names_in_a_configuration_say_nothing(tmp_path):
+    """Some tools add the tokenizer's vocab_size, which is not the number of rows."""
+    shutil.copytree(DATA / "tiny", tmp_path / "tiny")
+    fields = json.loads((tmp_path / "tiny" / "config.json").read_text())
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps(fields | {"vocab_size": 829, "num_hidden_layers": 9}))
+    model = ChatGLM3ForConditionalGeneration.from_pretrained(tmp_path / "tiny")
+    assert model.shape == shell("tiny").shape
 
 
 def test_half_precision_loads_by_name():
