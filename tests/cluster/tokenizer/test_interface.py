@@ -48,13 +48,6 @@ def test_a_batch_is_padded_on_the_left():
     assert TOKENIZER(["a"], padding="max_length", max_length=8).attention_mask[0].count(0) == 8 - 3
 
 
-def test_truncation_keeps_the_first_ids():
-    """Padding is on the left, but rows are cut on the right, and the tokenizer says so."""
-    whole = TOKENIZER("a b c d e f").input_ids
-    assert TOKENIZER("a b c d e f", truncation=True, max_length=4).input_ids == whole[:4]
-    assert (TOKENIZER.padding_side, TOKENIZER.truncation_side) == ("left", "right")
-
-
 @pytest.mark.parametrize(
     ("call", "param"),
     [
