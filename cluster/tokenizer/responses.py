@@ -96,4 +96,14 @@ def _copy_item(item: Item, place: int) -> Item:
         raise InvalidRequestError(
             f"history[{place}] is {type(item).__name__}; each item is a dict with role and content.", param="history"
         )
-    return {key: value if isinstance(value, str) else copy.deepcopy(value) for key, value in item.items()}
+    copied: Item = _copy_value(item)
+    return copied
+
+
+def _copy_value(value: Any) -> Any:
+    """A deep copy, quick for JSON's values: a stream makes one at each token."""
+    if isinstance(value, str | int | float | None):
+        return value
+    if type(value) is dict:
+        return {key: _copy_value(held) for key, held in value.items()}
+    return [_copy_value(held) for held in value] if type(value) is list else copy.deepcopy(value)

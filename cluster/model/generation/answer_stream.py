@@ -9,6 +9,7 @@ from cluster.model.generation.chat_cache import ChatCache
 from cluster.model.generation.decoding import Decoding
 from cluster.model.generation.options import Options
 from cluster.model.generation.turn import Answer, Turn
+from cluster.tokenizer.responses import copy_history
 
 
 class AnswerStream:
@@ -60,7 +61,7 @@ class AnswerStream:
     def _shown(self) -> tuple[Any, ...]:
         content, items = self._answer.read(is_partial=True)
         history = [*self._turn.history, *items]
-        copied = [dict(item) for item in history]
+        copied = copy_history(history)
         if not self._has_cache:
             return content, copied
         held = self._decoding.cache.layers(self._decoding.start + len(self._ids))

@@ -112,6 +112,17 @@ def test_the_callers_history_is_left_alone():
     assert yields[1][1][0]["content"] == "a"
 
 
+def test_yields_do_not_share_what_is_inside_their_items():
+    """Tools that a client changes in one yield are as they were in the next one, and in the cache's own history."""
+    yields = stream(history=TOOLS, return_past_key_values=True, max_new_tokens=4)
+    (_, first, _), *_, (_, last, cache) = yields
+    first[0]["tools"][0]["name"] = "changed"
+    assert last[0]["tools"] == [{"name": "get_x"}]
+    last[0]["tools"].append({"name": "get_y"})
+    with pytest.raises(InvalidRequestError, match="past_key_values"):
+        stream("x", last, past_key_values=cache)
+
+
 def test_a_tools_call_streams_as_text_and_ends_as_values():
     """An unfinished call is shown as it stands; the last yield has its parameters."""
     call = "get_x\n```python\ntool_call(city='Омск')\n```"
