@@ -15,6 +15,7 @@ from cluster.model.attention import Attention
 from cluster.model.chatglm import Transformer
 from cluster.model.config import ChatGLM3Config
 from cluster.model.generation.attention import CacheAttention, visible
+from cluster.model.generation.beams import PublishedBeams
 from cluster.model.generation.chat_cache import shared_cache
 from cluster.model.generation.config import CACHE, ChatGLMConfig
 from cluster.model.generation.fitting import require_known, require_own_cache
@@ -23,7 +24,7 @@ from cluster.model.generation.packable import make_packable, pack
 from cluster.model.rotary import rotary_table
 
 
-class ChatGLM3Base(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # untyped library
+class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # untyped library
     """The serving blocks as a transformers model. Born without weights; ``from_pretrained`` brings them.
 
     Attributes:

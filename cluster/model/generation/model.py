@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cluster.errors import CheckpointError, ConfigurationError, InvalidRequestError
 from cluster.model.config import CONFIG_FILE, read_fields
@@ -185,12 +184,7 @@ class ChatGLM3ForConditionalGeneration(Chatting):
         if (ids := inputs if inputs is not None else kwargs.get("input_ids")) is not None:
             self._check_length(ids.shape[1], generation_config, kwargs)
         kwargs["logits_processor"] = [*(kwargs.get("logits_processor") or []), RowGuard()]
-        made = super().generate(inputs, generation_config, **kwargs)
-        if ids is not None and self._argument("num_beams", generation_config, kwargs) not in {None, 1}:
-            sequences = made if isinstance(made, Tensor) else made.sequences
-            stops, pad = (self._argument(name, generation_config, kwargs) for name in ("eos_token_id", "pad_token_id"))
-            _name_stops(sequences[:, ids.shape[1] :], stops, pad)
-        return made
+        return super().generate(inputs, generation_config, **kwargs)
 
     def _check_length(self, prompt: int, config: Any, kwargs: Mapping[str, Any]) -> None:
         asked = {name: self._argument(name, config, kwargs) for name in ("max_length", "max_new_tokens")}
@@ -211,15 +205,3 @@ def _path(path: str | Path | None) -> Path | None:
 def _refuse_unknown(given: Mapping[str, Any]) -> None:
     for name in given.keys() - _HARMLESS:
         raise ConfigurationError(f"from_pretrained() knows no argument {name!r}.")
-
-
-def _name_stops(answers: Tensor, stop_ids: Any, pad_id: int) -> None:
-    """Write the first stop id wherever a beam ended, whichever ended it, and pads behind it, in place.
-
-    That is what the published library did; later ones keep the id that was drawn.
-    """
-    stops = torch.as_tensor(stop_ids, device=answers.device).reshape(-1)
-    is_stop = torch.isin(answers, stops)
-    earlier = is_stop.int().cumsum(-1) - is_stop.int()  # stop ids in front of each place
-    answers[is_stop & (earlier == 0)] = stops[0]
-    answers[earlier > 0] = pad_id
