@@ -39,11 +39,12 @@ class CacheAttention:
         return _attend(query.view(self._rows, -1, heads, dim), keys, values, mask).reshape(-1, heads * dim)
 
 
-def visible(attention_mask: Tensor | None, tokens: int, length: int, prefix: int = 0) -> Tensor | None:
+def visible(attention_mask: Tensor | None, rows: int, tokens: int, length: int, prefix: int = 0) -> Tensor | None:
     """What T new tokens may look at among L columns, see ``CacheAttention``.
 
     Args:
-        attention_mask: [B, L - prefix], 0 over padding; None without.
+        attention_mask: [B or 1, L - prefix], 0 over padding; None without.
+        rows: B.
         tokens: T.
         length: L, the cache after this pass.
         prefix: columns in front that every query sees and no mask speaks of.
@@ -51,13 +52,20 @@ def visible(attention_mask: Tensor | None, tokens: int, length: int, prefix: int
     Raises:
         InvalidRequestError: the mask does not cover past and new tokens.
     """
-    if attention_mask is None or bool(attention_mask.all()):
+    if attention_mask is None:
         return None
-    if attention_mask.dim() != 2 or attention_mask.shape[1] != length - prefix:
+    if (
+        attention_mask.dim() != 2
+        or attention_mask.shape[0] not in {1, rows}
+        or attention_mask.shape[1] != length - prefix
+    ):
         raise InvalidRequestError(
-            f"attention_mask is {list(attention_mask.shape)}; it must cover past and new tokens, {length - prefix}.",
+            f"attention_mask is {list(attention_mask.shape)}; it must cover past and new tokens, "
+            f"{[rows, length - prefix]}.",
             param="attention_mask",
         )
+    if bool(attention_mask.all()):
+        return None
     real = nn.functional.pad(attention_mask.bool(), (prefix, 0), value=True)
     causal = torch.ones(tokens, length, dtype=torch.bool, device=real.device).tril(length - tokens)
     seen = causal & real[:, None, None]

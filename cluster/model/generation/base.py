@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from cluster.errors import ContextLengthExceededError, InvalidRequestError
@@ -16,10 +16,10 @@ from cluster.model.chatglm import Transformer
 from cluster.model.config import ChatGLM3Config
 from cluster.model.generation.attention import CacheAttention, visible
 from cluster.model.generation.beams import PublishedBeams
-from cluster.model.generation.chat_cache import shared_cache
-from cluster.model.generation.config import CACHE, ChatGLMConfig
+from cluster.model.generation.chat_cache import check_cache, shared_cache
+from cluster.model.generation.config import CACHE, ChatGLMConfig, generation_config
 from cluster.model.generation.fitting import require_known, require_own_cache
-from cluster.model.generation.options import TOP_K
+from cluster.model.generation.limits import check_ids
 from cluster.model.generation.packable import make_packable, pack
 from cluster.model.rotary import rotary_table
 
@@ -47,7 +47,7 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
             self.post_init()
         self.prefix_rows = self.shape.pre_seq_len
         self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-        self.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, top_k=TOP_K)
+        self.generation_config = generation_config()
 
     @property
     def device(self) -> torch.device:
@@ -100,9 +100,9 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
             ContextLengthExceededError: a position is beyond the model's context.
             InvalidRequestError: mask or positions do not fit ids and past, or ids or past are another model's.
         """
-        if input_ids.dim() != 2:
-            raise InvalidRequestError("input_ids must be [batch, tokens].", param="input_ids")
+        check_ids(input_ids)
         past = past_key_values if cache is None else cache
+        check_cache(past)
         held = self.open_cache(None, len(input_ids)) if past is None else past
         self.fill_prefix(held, len(input_ids))
         start = self.tokens_in(held)
@@ -139,7 +139,7 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
         require_own_cache(cache, rows, self.shape)
         if cache.is_compileable:  # its empty rows would be attended to
             raise InvalidRequestError("Static caches are not supported; use a DynamicCache.", param="past_key_values")
-        mask = visible(attention_mask, tokens, cache.get_seq_length() + tokens, self.prefix_rows)
+        mask = visible(attention_mask, rows, tokens, cache.get_seq_length() + tokens, self.prefix_rows)
         attention = CacheAttention(cache, rows, mask)
         watch = None if states is None else lambda x: states.append(x.view(rows, tokens, -1))
         hidden = self.run_blocks(ids.reshape(-1), positions.expand(rows, tokens).reshape(-1), attention, watch)

@@ -15,12 +15,12 @@ from torch import Tensor
 from cluster.errors import InvalidRequestError
 from cluster.model.generation.answer_stream import AnswerStream
 from cluster.model.generation.base import ChatGLM3Base
-from cluster.model.generation.chat_cache import shared_cache
+from cluster.model.generation.chat_cache import check_cache, shared_cache
 from cluster.model.generation.decoding import Decoding
 from cluster.model.generation.guard import InvalidScoreGuard, RaisingGuard, RowGuard
-from cluster.model.generation.limits import check_tokenizer, total_limit
-from cluster.model.generation.options import KNOWN, Options, read_options
-from cluster.model.generation.turn import Answer, Turn, check_query, open_published_turn, open_turn
+from cluster.model.generation.limits import check_ids, check_tokenizer, total_limit
+from cluster.model.generation.options import Options, ids_of, is_known, listed, of_config, read_options
+from cluster.model.generation.turn import Answer, Turn, check_query, open_published_turn, open_turn, tell_caller
 from cluster.tokenizer.responses import Content, Item, process_response
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
@@ -69,15 +69,18 @@ class Chatting(ChatGLM3Base):
             InvalidRequestError: an argument is wrong; names it.
             ToolCallError: the model named a tool and did not call it properly; keeps the text.
         """
-        given: dict[str, Any] = {"max_length": max_length, "num_beams": num_beams, "do_sample": do_sample}
-        given |= {"top_p": top_p, "temperature": temperature} | kwargs
+        named: dict[str, Any] = {"max_length": max_length, "num_beams": num_beams, "do_sample": do_sample}
+        named |= {"top_p": top_p, "temperature": temperature}
         self._check(tokenizer, query)
         turn = (open_published_turn if legacy else open_turn)(tokenizer, query, history, role)
+        asked = _asked(tokenizer, named, kwargs)
+        given = of_config(kwargs.get("generation_config") or self.generation_config) | asked
         limit = self._limit(len(turn.ids), given)
         _check_room(len(turn.ids), limit)
-        given = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id} | given
-        processors = [*(logits_processor or []), InvalidScoreGuard() if legacy else RaisingGuard()]
-        generated = self._answer_ids(turn, given, processors, limit)
+        processors = [*listed(logits_processor, "logits_processor"), InvalidScoreGuard() if legacy else RaisingGuard()]
+        generated = self._answer_ids(turn, given, asked, processors, limit)
+        if legacy:
+            tell_caller(history, turn)
         answer = Answer(tokenizer, turn.history, is_published=legacy)
         for token_id in generated[:-1] if legacy else _without_stop(generated, given["eos_token_id"]):
             answer.push(token_id)
@@ -137,16 +140,16 @@ class Chatting(ChatGLM3Base):
         """
         is_published = legacy or legacy_cache
         self._check(tokenizer, query)
-        given: dict[str, Any] = {
-            "max_length": max_length,
-            "do_sample": do_sample,
-            "top_p": top_p,
-            "temperature": temperature,
-        } | kwargs
+        named: dict[str, Any] = {"max_length": max_length, "do_sample": do_sample}
+        named |= {"top_p": top_p, "temperature": temperature}
         opened = open_published_turn if is_published else open_turn
         turn = opened(tokenizer, query, history, role, past_key_values)
-        given = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id} | given
-        processors = [*(logits_processor or []), InvalidScoreGuard() if is_published else RaisingGuard()]
+        if is_published:
+            tell_caller(history, turn)
+        config = kwargs.pop("generation_config", None) or self.generation_config
+        given = of_config(config) | _asked(tokenizer, named, kwargs)
+        guard = InvalidScoreGuard() if is_published else RaisingGuard()
+        processors = [*listed(logits_processor, "logits_processor"), guard]
         decoding, options, limit = self._decoding(turn, given, processors)
         answer = Answer(tokenizer, turn.history, is_published=is_published)
         stream = AnswerStream(turn, decoding, answer, has_cache=return_past_key_values, prefix=self.prefix_rows)
@@ -188,14 +191,16 @@ class Chatting(ChatGLM3Base):
             ContextLengthExceededError: prompt and requested answer do not fit the model's context.
             InvalidRequestError: an argument is unknown or wrong; names it.
         """
-        given = _of_config(generation_config or self.generation_config) | kwargs
+        check_ids(input_ids)
+        check_cache(past_key_values)
+        given = of_config(generation_config or self.generation_config) | kwargs
         given |= {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
         held = self.tokens_in(past_key_values)
         positions = self._positions(input_ids, attention_mask, position_ids, held).expand_as(input_ids)
         counted = held + input_ids.shape[1]
         ahead = max(int(positions.max()) + 1 - counted, 0)  # of the tokens, where a caller's positions are
         limit = self._limit(counted, given, ahead) - held
-        processors = [*(logits_processor or []), RowGuard()]
+        processors = [*listed(logits_processor, "logits_processor"), RowGuard()]
         options = read_options(given, processors, prompt=input_ids.shape[1], device=input_ids.device)
         decoding = Decoding(
             self,
@@ -214,13 +219,15 @@ class Chatting(ChatGLM3Base):
         """Read a whole answer's text: see ``cluster.tokenizer.responses.process_response``."""
         return process_response(output, history)
 
-    def _answer_ids(self, turn: Turn, given: dict[str, Any], processors: list[Any], limit: int) -> list[int]:
-        """The generated ids of one row, the stop id included."""
+    def _answer_ids(
+        self, turn: Turn, given: dict[str, Any], asked: dict[str, Any], processors: list[Any], limit: int
+    ) -> list[int]:
+        """The generated ids of one row, the stop id included. ``given`` is ``asked`` and what else holds."""
         device = self.device
-        if given["num_beams"] == 1 and all(name in KNOWN for name, value in given.items() if value is not None):
+        if is_known(given):
             decoding, options, _ = self._decoding(turn, given, processors)
             return [int(tokens) for tokens in decoding.run(options, limit)]
-        wanted = {name: value for name, value in given.items() if name not in {"max_length", "max_new_tokens"}}
+        wanted = {name: value for name, value in asked.items() if name not in {"max_length", "max_new_tokens"}}
         if not wanted["do_sample"]:
             wanted = {name: value for name, value in wanted.items() if name not in {"top_p", "temperature"}}
         ids = torch.tensor([turn.fed], device=device)
@@ -228,7 +235,7 @@ class Chatting(ChatGLM3Base):
             inputs=ids,
             attention_mask=torch.ones_like(ids),
             logits_processor=processors,
-            max_length=limit,
+            max_new_tokens=limit - len(turn.fed),
             **wanted,
         )
         sequences = made if isinstance(made, Tensor) else made.sequences
@@ -268,8 +275,10 @@ class Chatting(ChatGLM3Base):
         check_query(query)
 
 
-def _of_config(config: Any) -> dict[str, Any]:
-    return {name: value for name in KNOWN if (value := getattr(config, name, None)) is not None}
+def _asked(tokenizer: ChatGLM3Tokenizer, named: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name; further ones that are None are as good as absent."""
+    stops = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
+    return stops | named | {name: value for name, value in kwargs.items() if value is not None}
 
 
 def _check_room(prompt: int, limit: int) -> None:
@@ -283,6 +292,6 @@ def _check_room(prompt: int, limit: int) -> None:
 
 def _without_stop(ids: list[int], stop_ids: Any) -> list[int]:
     """The ids before the first stop id, which beams pad."""
-    stops = {stop_ids} if isinstance(stop_ids, int) else set(stop_ids)
+    stops = set(ids_of(stop_ids))
     end = next((place for place, token_id in enumerate(ids) if token_id in stops), len(ids))
     return ids[:end]

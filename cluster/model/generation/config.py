@@ -1,4 +1,4 @@
-"""The published config.json as a transformers configuration, and transformers' one renamed word."""
+"""The folder's two configurations as transformers knows them, and transformers' one renamed word."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import GENERATION_CONFIG_NAME
 
-from cluster.model.config import ChatGLM3Config, parse_config
+from cluster.errors import CheckpointError
+from cluster.model.config import ChatGLM3Config, parse_config, read_object
+from cluster.model.generation.options import TOP_K
 
 # transformers 5.24 calls the cache ``cache`` in signatures and outputs, earlier ones ``past_key_values``.
 CACHE: Final = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
@@ -54,3 +57,19 @@ class ChatGLMConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped library
         config = cls(**{key: value for key, value in held.items() if key not in left_out})
         config._name_or_path = name
         return config
+
+
+def generation_config(folder: Path | None = None) -> GenerationConfig:
+    """The published defaults, and over them what the folder's generation_config.json says, if there is one.
+
+    Raises:
+        CheckpointError: the file is damaged, or says what cannot be.
+    """
+    defaults = {"eos_token_id": 2, "pad_token_id": 0, "top_k": TOP_K}
+    if folder is None or not (path := folder / GENERATION_CONFIG_NAME).exists():
+        return GenerationConfig(**defaults)
+    held = {name: value for name, value in read_object(path, "").items() if value is not None}
+    try:
+        return GenerationConfig(**defaults | held)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no configuration of generation: {error}") from error

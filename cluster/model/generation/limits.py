@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from cluster.errors import ContextLengthExceededError, InvalidRequestError
 from cluster.model.config import ChatGLM3Config
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
@@ -55,7 +57,15 @@ def check_tokenizer(tokenizer: ChatGLM3Tokenizer, config: ChatGLM3Config) -> Non
         )
 
 
+def check_ids(ids: object) -> None:
+    """Raises InvalidRequestError when ids are no tensor [batch, tokens], or none."""
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or not ids.numel():
+        raise InvalidRequestError(
+            "input_ids must be a tensor [batch, tokens] with at least one token.", param="input_ids"
+        )
+
+
 def _positive(value: int, name: str) -> int:
-    if value < 1:
-        raise InvalidRequestError(f"{name} is {value}; it must be at least 1.", param=name)
+    if isinstance(value, bool | float) or value < 1:
+        raise InvalidRequestError(f"{name} is {value}; it must be a whole number, at least 1.", param=name)
     return value

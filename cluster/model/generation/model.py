@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -15,14 +15,30 @@ from cluster.errors import CheckpointError, ConfigurationError, InvalidRequestEr
 from cluster.model.config import CONFIG_FILE, read_fields
 from cluster.model.generation import loading
 from cluster.model.generation.chat import Chatting
-from cluster.model.generation.config import CACHE, ChatGLMConfig
+from cluster.model.generation.chat_cache import check_cache
+from cluster.model.generation.config import CACHE, ChatGLMConfig, generation_config
 from cluster.model.generation.guard import RowGuard
-from cluster.model.generation.limits import total_limit
+from cluster.model.generation.limits import check_ids, total_limit
+from cluster.model.generation.options import listed
 from cluster.model.loader import Wishes, prepare
 from cluster.model.lora import LoraLinear, adapt_linears, merge_linears
 from cluster.model.quantization import quantize_linears
 
 _HARMLESS = {"trust_remote_code", "low_cpu_mem_usage", "local_files_only", "revision", "use_safetensors"}
+# What transformers has given up or fetches code for, and what an assistant needs: argument -> values that are off.
+_REFUSED: Final[dict[str, tuple[Any, ...]]] = {
+    "assistant_model": (),
+    "prompt_lookup_num_tokens": (),
+    "assistant_early_exit": (),
+    "custom_generate": (),
+    "penalty_alpha": (0.0,),
+    "dola_layers": (),
+    "num_beam_groups": (1,),
+    "force_words_ids": (),
+    "constraints": (),
+    "stop_strings": (),
+    "trust_remote_code": (False,),
+}
 
 
 class ChatGLM3ForConditionalGeneration(Chatting):
@@ -99,6 +115,7 @@ class ChatGLM3ForConditionalGeneration(Chatting):
         config.become(prepared.config)
         config.dtype = dtype
         model = cls(config, dtype)
+        model.generation_config = generation_config(folder)
         places = loading.resolve_map(model, device_map, dtype, max_memory)
         loading.check_apart(prepared.apart, places)
         offload = loading.offload_folder(places, offload_folder)
@@ -173,17 +190,20 @@ class ChatGLM3ForConditionalGeneration(Chatting):
             ContextLengthExceededError: prompt and requested answer do not fit the model's context.
             InvalidRequestError: an argument asks for what is not supported.
         """
-        for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate"):
-            if kwargs.get(name) is not None:
+        for name, off in _REFUSED.items():
+            if self._argument(name, generation_config, kwargs) not in (None, *off):
                 raise InvalidRequestError(
-                    f"{name} is not supported: assisted generation is not built for this model; leave it out.",
+                    f"{name} is not supported: assisted generation, contrastive search and others that transformers "
+                    "keeps outside itself are not built for this model; leave it out.",
                     param=name,
                 )
         if "past_key_values" in kwargs and CACHE != "past_key_values":
             kwargs[CACHE] = kwargs.pop("past_key_values")
         if (ids := inputs if inputs is not None else kwargs.get("input_ids")) is not None:
+            check_ids(ids)
             self._check_length(ids.shape[1], generation_config, kwargs)
-        kwargs["logits_processor"] = [*(kwargs.get("logits_processor") or []), RowGuard()]
+        check_cache(kwargs.get(CACHE))
+        kwargs["logits_processor"] = [*listed(kwargs.get("logits_processor"), "logits_processor"), RowGuard()]
         return super().generate(inputs, generation_config, **kwargs)
 
     def _check_length(self, prompt: int, config: Any, kwargs: Mapping[str, Any]) -> None:

@@ -58,6 +58,7 @@ _OTHERS: Final = (
     *("max_length", "max_new_tokens", "max_time", "stopping_criteria", "eos_token_id", "pad_token_id"),
     *("do_sample", "temperature", "top_k", "top_p", "num_beams", "num_return_sequences", "use_cache"),
 )
+_NO_OPTIONS: Final = {"transformers_version", "bos_token_id"}  # of no use here
 KNOWN: Final = frozenset((*_PROCESSORS, *_WARPERS, *_OTHERS))
 
 
@@ -93,29 +94,78 @@ def read_options(given: Mapping[str, Any], processors: list[Any], *, prompt: int
         InvalidRequestError: the loop does not know an argument, or cannot do what it asks.
     """
     check_known(given)
-    stop_ids = _ids(given.get("eos_token_id"))
+    stop_ids = ids_of(given.get("eos_token_id"))
     about = _Prompt(prompt, torch.tensor(stop_ids, dtype=torch.int64, device=device))
-    built = [make(given[name], about) for name, (off, make) in _PROCESSORS.items() if _is_on(given.get(name), off)]
-    criteria = list(given.get("stopping_criteria") or [])
+    built = _made(given, _PROCESSORS, about)
+    criteria = listed(given.get("stopping_criteria"), "stopping_criteria")
     if given.get("max_time") is not None:
         criteria.append(hf.MaxTimeCriteria(given["max_time"]))
     pad = given.get("pad_token_id")
     return Options(stop_ids, 0 if pad is None else pad, [*built, *processors], _sampling(given), criteria)
 
 
+def of_config(config: Any) -> dict[str, Any]:
+    """What a transformers ``GenerationConfig`` says, by name.
+
+    Saved ones often name every option there is; one that the loop does not know counts where it is neither off nor 1.
+    """
+    held = {name: value for name, value in config.to_diff_dict().items() if value is not None}
+    return {name: value for name, value in held.items() if name in KNOWN or _says_something(name, value)}
+
+
+def _says_something(name: str, value: Any) -> bool:
+    return name not in _NO_OPTIONS and value not in (0, 1, [], "")
+
+
+def listed(given: Any, name: str) -> list[Any]:
+    """The functions of an argument that is a list of them, or None.
+
+    Raises:
+        InvalidRequestError: it is no list.
+    """
+    if not isinstance(given, list | tuple | None):
+        raise InvalidRequestError(f"{name} is a list of functions, not {type(given).__name__}.", param=name)
+    return list(given or [])
+
+
+def is_known(given: Mapping[str, Any]) -> bool:
+    """Whether the decode loop can do what is asked."""
+    return not _unknown(given) and not _plural(given)
+
+
 def check_known(given: Mapping[str, Any]) -> None:
     """Raises InvalidRequestError naming an argument that a stream cannot have."""
-    for name in sorted(name for name, value in given.items() if value is not None and name not in KNOWN):
+    for name in _unknown(given):
         raise InvalidRequestError(f"{name!r} is not an argument of a stream; see generate().", param=name)
-    for name in ("num_beams", "num_return_sequences"):
-        if given.get(name) not in {None, 1}:
-            raise InvalidRequestError(f"A stream has one answer; use chat() or generate() for {name}.", param=name)
+    for name in _plural(given):
+        raise InvalidRequestError(f"A stream has one answer; use chat() or generate() for {name}.", param=name)
+
+
+def _unknown(given: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name, value in given.items() if value is not None and name not in KNOWN)
+
+
+def _plural(given: Mapping[str, Any]) -> list[str]:
+    return [name for name in ("num_beams", "num_return_sequences") if given.get(name) not in {None, 1}]
+
+
+def _made(given: Mapping[str, Any], makers: Mapping[str, tuple[Any, Callable[..., Any]]], *more: Any) -> list[Any]:
+    """The processors that are asked for, in the makers' order; ``more`` is what makers take behind the value."""
+    made = []
+    for name, (off, make) in makers.items():
+        if not _is_on(value := given.get(name), off):
+            continue
+        try:
+            made.append(make(value, *more))
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError(f"{name} is {value!r}, which cannot be: {error}", param=name) from error
+    return made
 
 
 def _sampling(given: Mapping[str, Any]) -> Sampling | None:
     if not given.get("do_sample"):
         return None
-    warpers = [make(given[name]) for name, (off, make) in _WARPERS.items() if _is_on(given.get(name), off)]
+    warpers = _made(given, _WARPERS)
     top_k = given.get("top_k")
     return Sampling(
         temperature=float(given.get("temperature") or 1.0) if given.get("temperature") != 0 else 0.0,
@@ -129,7 +179,8 @@ def _is_on(value: Any, off: Any) -> bool:
     return value is not None and value != off
 
 
-def _ids(value: Any) -> tuple[int, ...]:
+def ids_of(value: Any) -> tuple[int, ...]:
+    """One id, several, or none, as an argument may have them."""
     if value is None:
         return ()
     held = value.tolist() if isinstance(value, Tensor) else value

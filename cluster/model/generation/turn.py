@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.errors import InvalidRequestError
-from cluster.model.generation.chat_cache import chat_cache
+from cluster.model.generation.chat_cache import chat_cache, check_cache
 from cluster.tokenizer.detokenizer import IncrementalDetokenizer
 from cluster.tokenizer.responses import Content, Item, copy_history, response_content, response_items
 from cluster.tokenizer.template import chat_input_ids
@@ -62,17 +62,22 @@ def open_published_turn(
 ) -> Turn:
     """A turn as the published code has it: with a cache the history is not encoded, and ``[gMASK] sop`` comes again.
 
-    The caller's list gains the query.
-
     Raises:
-        InvalidRequestError: see ``open_turn``.
+        InvalidRequestError: see ``open_turn``; also when the history cannot grow, or ``past`` is no cache.
     """
+    if not isinstance(history, list | None):
+        raise InvalidRequestError("history is a list, which legacy=True adds the query to.", param="history")
+    check_cache(past)
     own = [*copy_history(history), {"role": role, "content": query}]
     has_past = past is not None and past.get_seq_length() > 0
     fed = chat_input_ids(tokenizer, query, [] if has_past else own[:-1], role)
-    if history is not None:
-        history.append(dict(own[-1]))
     return Turn(own, [], fed, past if has_past else None)
+
+
+def tell_caller(history: list[Item] | None, turn: Turn) -> None:
+    """Add the query to the caller's own list, as the published code does."""
+    if history is not None:
+        history.append(dict(turn.history[-1]))
 
 
 class Answer:
