@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cluster.errors import InvalidRequestError
 from cluster.model import ChatGLM3ForConditionalGeneration
 from tests.parity.recorded import DATA, assert_close, load_json, load_tensors
 from tests.parity.shell import tokenizer
@@ -94,3 +95,13 @@ def test_a_model_quantized_from_float16_gives_the_recorded_float32_logits(bits):
 def unquantized(model):
     """Names of what the recording kept in float32."""
     return {name for name, held in model.named_parameters() if held.dtype is torch.float32}
+
+
+def test_a_cache_of_the_model_without_the_prefix_is_refused(tmp_path):
+    """And the other way round: equal in shape, but other rows stand in front."""
+    prefixed, plain = tuned("ptuning_tiny", tmp_path), ChatGLM3ForConditionalGeneration.from_pretrained(DATA / "tiny")
+    given = {"do_sample": False, "max_new_tokens": 9, "return_past_key_values": True}
+    for one, other in ((prefixed, plain), (plain, prefixed)):
+        *_, (_, history, cache) = one.stream_chat(tokenizer(), "Hello there", **given)
+        with pytest.raises(InvalidRequestError, match="another prefix"):
+            next(other.stream_chat(tokenizer(), "x", history, past_key_values=cache))

@@ -102,7 +102,7 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
         """
         check_ids(input_ids)
         past = past_key_values if cache is None else cache
-        check_cache(past)
+        self.check_past(past, len(input_ids))
         held = self.open_cache(None, len(input_ids)) if past is None else past
         self.fill_prefix(held, len(input_ids))
         start = self.tokens_in(held)
@@ -167,6 +167,7 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
 
     def open_cache(self, past: Any, rows: int) -> Any:
         """A cache to extend for ``rows`` rows: one with the prefix alone, or one that shares ``past``'s memory."""
+        self.check_past(past, rows)
         is_empty = past is None or not past.get_seq_length()
         made = shared_cache([] if is_empty else [(held.keys, held.values) for held in past.layers])
         self.fill_prefix(made, rows)
@@ -178,6 +179,27 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
             return
         for layer, (keys, values) in enumerate(self._prefix()):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+
+    def check_past(self, past: Any, rows: int) -> None:
+        """See that a cache, None or one that holds nothing aside, is this model's and has ``rows`` rows.
+
+        Raises:
+            InvalidRequestError: it is of another kind, shape or dtype.
+        """
+        check_cache(past)
+        if past is None or not past.get_seq_length():
+            return
+        fits = (rows, self.shape.multi_query_group_num, self.shape.kv_channels, self.dtype)
+        held = [layer.keys for layer in past.layers]
+        found = {
+            (*keys.shape[:2], keys.shape[3], keys.dtype) for keys in held if keys.dim() == 4
+        }  # else: in other form
+        if len(held) != self.shape.num_layers or not found <= {fits}:
+            raise InvalidRequestError(
+                f"past_key_values is no cache of this model and batch, which have {self.shape.num_layers} layers of "
+                f"{rows} rows, {fits[1]} groups and {fits[2]} channels in {self.dtype}.",
+                param="past_key_values",
+            )
 
     def tokens_in(self, cache: Any) -> int:
         """Tokens whose keys and values a cache holds, the prefix aside.

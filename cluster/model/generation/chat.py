@@ -15,7 +15,7 @@ from torch import Tensor
 from cluster.errors import InvalidRequestError
 from cluster.model.generation.answer_stream import AnswerStream
 from cluster.model.generation.base import ChatGLM3Base
-from cluster.model.generation.chat_cache import check_cache, shared_cache
+from cluster.model.generation.chat_cache import shared_cache
 from cluster.model.generation.decoding import Decoding
 from cluster.model.generation.guard import InvalidScoreGuard, RaisingGuard, RowGuard
 from cluster.model.generation.limits import check_ids, check_tokenizer, total_limit
@@ -192,7 +192,7 @@ class Chatting(ChatGLM3Base):
             InvalidRequestError: an argument is unknown or wrong; names it.
         """
         check_ids(input_ids)
-        check_cache(past_key_values)
+        self.check_past(past_key_values, len(input_ids))
         given = of_config(generation_config or self.generation_config) | kwargs
         given |= {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
         held = self.tokens_in(past_key_values)
@@ -248,6 +248,11 @@ class Chatting(ChatGLM3Base):
         known = turn.ids
         start = held + len(turn.fed)  # tokens in the cache once the prompt is computed
         unknown = start - len(known)  # of a published cached turn, which counts its own tokens only
+        self.check_past(turn.past, rows=1)
+        if turn.held and unknown:
+            raise InvalidRequestError(
+                "past_key_values is a cache of a model with another prefix.", param="past_key_values"
+            )
         limit = self._limit(len(known), given, unknown)
         options = read_options(given, processors, prompt=len(known), device=device)
         decoding = Decoding(
