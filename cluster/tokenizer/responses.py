@@ -64,14 +64,16 @@ def response_content(items: Sequence[Item], history: Sequence[Item], *, is_parti
     return {"name": name, "content": content}
 
 
-def process_response(output: str, history: Sequence[Item]) -> tuple[Content, list[Item]]:
+def process_response(output: str, history: Sequence[Item] | None) -> tuple[Content, list[Item]]:
     """The published method: a whole answer's text, split at the literal ``<|assistant|>``, and the history with it.
 
     Raises:
+        InvalidRequestError: the history is no list of dicts.
         ToolCallError: tools are on offer, and the answer names one without calling it as it must. Keeps the text.
     """
     items = response_items(output.split(_ASSISTANT))
-    return response_content(items, history), [*copy.deepcopy(list(history)), *items]
+    own = copy_history(history)
+    return response_content(items, own), [*own, *items]
 
 
 def offers_tools(history: Sequence[Mapping[str, Any]]) -> bool:

@@ -215,7 +215,7 @@ class Chatting(ChatGLM3Base):
             cache = decoding.cache
             yield (ids, shared_cache(cache.layers(cache.length))) if return_past_key_values else ids
 
-    def process_response(self, output: str, history: list[Item]) -> tuple[Content, list[Item]]:
+    def process_response(self, output: str, history: list[Item] | None) -> tuple[Content, list[Item]]:
         """Read a whole answer's text: see ``cluster.tokenizer.responses.process_response``."""
         return process_response(output, history)
 

@@ -226,3 +226,20 @@ def test_the_published_way_needs_a_list_to_add_to(legacy):
         return
     with pytest.raises(InvalidRequestError, match="legacy"):
         shell("tiny").chat(tokenizer(), "b", history, legacy=True, **GREEDY)
+
+
+@pytest.mark.parametrize("tokenizer", [None, object()])
+def test_a_tokenizer_of_another_class_is_refused(tokenizer):
+    """By name, for instance one that transformers made."""
+    with pytest.raises(InvalidRequestError, match="ChatGLM3Tokenizer"):
+        shell("tiny").chat(tokenizer, QUERY)
+
+
+def test_process_response_takes_a_history_or_none_and_refuses_others():
+    """Its answer's messages are behind copies of those given."""
+    assert shell("tiny").process_response("\n x", None) == (
+        "x",
+        [{"role": "assistant", "metadata": "", "content": "x"}],
+    )
+    with pytest.raises(InvalidRequestError, match="history"):
+        shell("tiny").process_response("x", ["y"])
