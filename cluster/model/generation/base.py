@@ -16,10 +16,9 @@ from cluster.model.chatglm import Transformer
 from cluster.model.config import ChatGLM3Config
 from cluster.model.generation.attention import CacheAttention, visible
 from cluster.model.generation.beams import PublishedBeams
-from cluster.model.generation.chat_cache import check_cache, shared_cache
+from cluster.model.generation.chat_cache import shared_cache
 from cluster.model.generation.config import CACHE, ChatGLMConfig, generation_config
-from cluster.model.generation.fitting import require_known, require_own_cache
-from cluster.model.generation.limits import check_ids
+from cluster.model.generation.fitting import check_ids, check_past, require_known
 from cluster.model.generation.packable import make_packable, pack
 from cluster.model.rotary import rotary_table
 
@@ -102,7 +101,7 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
         """
         check_ids(input_ids)
         past = past_key_values if cache is None else cache
-        self.check_past(past, len(input_ids))
+        check_past(past, len(input_ids), self.shape, self.dtype)
         held = self.open_cache(None, len(input_ids)) if past is None else past
         self.fill_prefix(held, len(input_ids))
         start = self.tokens_in(held)
@@ -136,7 +135,6 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
         """
         rows, tokens = ids.shape
         require_known(ids, self.shape)
-        require_own_cache(cache, rows, self.shape)
         if cache.is_compileable:  # its empty rows would be attended to
             raise InvalidRequestError("Static caches are not supported; use a DynamicCache.", param="past_key_values")
         mask = visible(attention_mask, rows, tokens, cache.get_seq_length() + tokens, self.prefix_rows)
@@ -167,7 +165,7 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
 
     def open_cache(self, past: Any, rows: int) -> Any:
         """A cache to extend for ``rows`` rows: one with the prefix alone, or one that shares ``past``'s memory."""
-        self.check_past(past, rows)
+        check_past(past, rows, self.shape, self.dtype)
         is_empty = past is None or not past.get_seq_length()
         made = shared_cache([] if is_empty else [(held.keys, held.values) for held in past.layers])
         self.fill_prefix(made, rows)
@@ -179,27 +177,6 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
             return
         for layer, (keys, values) in enumerate(self._prefix()):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
-
-    def check_past(self, past: Any, rows: int) -> None:
-        """See that a cache, None or one that holds nothing aside, is this model's and has ``rows`` rows.
-
-        Raises:
-            InvalidRequestError: it is of another kind, shape or dtype.
-        """
-        check_cache(past)
-        if past is None or not past.get_seq_length():
-            return
-        fits = (rows, self.shape.multi_query_group_num, self.shape.kv_channels, self.dtype)
-        held = [layer.keys for layer in past.layers]
-        found = {
-            (*keys.shape[:2], keys.shape[3], keys.dtype) for keys in held if keys.dim() == 4
-        }  # else: in other form
-        if len(held) != self.shape.num_layers or not found <= {fits}:
-            raise InvalidRequestError(
-                f"past_key_values is no cache of this model and batch, which have {self.shape.num_layers} layers of "
-                f"{rows} rows, {fits[1]} groups and {fits[2]} channels in {self.dtype}.",
-                param="past_key_values",
-            )
 
     def tokens_in(self, cache: Any) -> int:
         """Tokens whose keys and values a cache holds, the prefix aside.

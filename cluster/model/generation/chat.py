@@ -17,8 +17,9 @@ from cluster.model.generation.answer_stream import AnswerStream
 from cluster.model.generation.base import ChatGLM3Base
 from cluster.model.generation.chat_cache import shared_cache
 from cluster.model.generation.decoding import Decoding
+from cluster.model.generation.fitting import check_ids, check_past
 from cluster.model.generation.guard import InvalidScoreGuard, RaisingGuard, RowGuard
-from cluster.model.generation.limits import check_ids, check_tokenizer, total_limit
+from cluster.model.generation.limits import check_tokenizer, total_limit
 from cluster.model.generation.options import Options, ids_of, is_known, listed, of_config, read_options
 from cluster.model.generation.turn import Answer, Turn, check_query, open_published_turn, open_turn, tell_caller
 from cluster.tokenizer.responses import Content, Item, process_response
@@ -192,7 +193,7 @@ class Chatting(ChatGLM3Base):
             InvalidRequestError: an argument is unknown or wrong; names it.
         """
         check_ids(input_ids)
-        self.check_past(past_key_values, len(input_ids))
+        check_past(past_key_values, len(input_ids), self.shape, self.dtype)
         given = of_config(generation_config or self.generation_config) | kwargs
         given |= {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
         held = self.tokens_in(past_key_values)
@@ -248,7 +249,7 @@ class Chatting(ChatGLM3Base):
         known = turn.ids
         start = held + len(turn.fed)  # tokens in the cache once the prompt is computed
         unknown = start - len(known)  # of a published cached turn, which counts its own tokens only
-        self.check_past(turn.past, rows=1)
+        check_past(turn.past, 1, self.shape, self.dtype)
         if turn.held and unknown:
             raise InvalidRequestError(
                 "past_key_values is a cache of a model with another prefix.", param="past_key_values"

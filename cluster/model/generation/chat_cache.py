@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import DynamicCache
 
 from cluster.errors import InvalidRequestError
 from cluster.tokenizer.responses import Item
@@ -83,15 +83,6 @@ def chat_cache(cache: Any) -> ChatCache | None:
         "legacy_cache=True takes any DynamicCache on trust.",
         param="past_key_values",
     )
-
-
-def check_cache(cache: Any) -> None:
-    """Raises InvalidRequestError when it is neither None nor a transformers cache (tuples are of older versions)."""
-    if not isinstance(cache, Cache | None):
-        raise InvalidRequestError(
-            f"past_key_values is {type(cache).__name__}; it must be a transformers Cache, such as DynamicCache().",
-            param="past_key_values",
-        )
 
 
 def _hold(cache: DynamicCache, layers: list[tuple[Tensor, Tensor]]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from cluster.errors import ContextLengthExceededError, InvalidRequestError
 from cluster.model.config import ChatGLM3Config
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
@@ -54,14 +52,6 @@ def check_tokenizer(tokenizer: object, config: ChatGLM3Config) -> None:
         raise InvalidRequestError(
             f"The tokenizer has {ids} ids and the model {rows} rows; load both from the same checkpoint folder.",
             param="tokenizer",
-        )
-
-
-def check_ids(ids: object) -> None:
-    """Raises InvalidRequestError when ids are no tensor [batch, tokens], or none."""
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or not ids.numel():
-        raise InvalidRequestError(
-            "input_ids must be a tensor [batch, tokens] with at least one token.", param="input_ids"
         )
 
 

@@ -15,10 +15,10 @@ from cluster.errors import CheckpointError, ConfigurationError, InvalidRequestEr
 from cluster.model.config import CONFIG_FILE, read_fields
 from cluster.model.generation import loading
 from cluster.model.generation.chat import Chatting
-from cluster.model.generation.chat_cache import check_cache
 from cluster.model.generation.config import CACHE, ChatGLMConfig, generation_config
+from cluster.model.generation.fitting import check_cache, check_ids
 from cluster.model.generation.guard import RowGuard
-from cluster.model.generation.limits import check_ids, total_limit
+from cluster.model.generation.limits import total_limit
 from cluster.model.generation.options import listed
 from cluster.model.loader import Wishes, prepare
 from cluster.model.lora import LoraLinear, adapt_linears, merge_linears

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.errors import InvalidRequestError
-from cluster.model.generation.chat_cache import chat_cache, check_cache
+from cluster.model.generation.chat_cache import chat_cache
+from cluster.model.generation.fitting import check_cache
 from cluster.tokenizer.detokenizer import IncrementalDetokenizer
 from cluster.tokenizer.responses import Content, Item, copy_history, response_content, response_items
 from cluster.tokenizer.template import chat_input_ids

@@ -190,7 +190,7 @@ def test_caches_of_another_model_or_batch_are_refused(method, spoil):
     past = _cache(shell("tiny", "bfloat16" if spoil == "dtype" else "float32"), rows=2 if spoil == "rows" else 1)
     if spoil == "layers":
         past.layers.pop()
-    with pytest.raises(InvalidRequestError, match="no cache of this model") as caught:
+    with pytest.raises(InvalidRequestError, match="this model and batch need") as caught:
         method(past)
     assert caught.value.param == "past_key_values"
 
