@@ -23,11 +23,11 @@ def total_limit(prompt: int, context: int, *, max_length: int | None, max_new_to
     if prompt > context:
         raise ContextLengthExceededError(prompt_tokens=prompt, max_tokens=0, context_length=context)
     if max_new_tokens is not None:
-        total = prompt + _positive(max_new_tokens, "max_new_tokens")
+        total = prompt + positive(max_new_tokens, "max_new_tokens")
     elif max_length is None or (max_length == DEFAULT_MAX_LENGTH and context < DEFAULT_MAX_LENGTH):
         total = context
     else:
-        total = _positive(max_length, "max_length")
+        total = positive(max_length, "max_length")
     if total > context:
         raise ContextLengthExceededError(
             prompt_tokens=prompt, max_tokens=max(total - prompt, 0), context_length=context
@@ -55,7 +55,8 @@ def check_tokenizer(tokenizer: object, config: ChatGLM3Config) -> None:
         )
 
 
-def _positive(value: int, name: str) -> int:
-    if isinstance(value, bool | float) or value < 1:
+def positive(value: object, name: str) -> int:
+    """``value``. Raises InvalidRequestError, which names it, when it is no whole number from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidRequestError(f"{name} is {value}; it must be a whole number, at least 1.", param=name)
     return value

@@ -18,7 +18,7 @@ from cluster.model.generation.chat import Chatting
 from cluster.model.generation.config import CACHE, ChatGLMConfig, generation_config
 from cluster.model.generation.fitting import check_cache, check_ids
 from cluster.model.generation.guard import RowGuard
-from cluster.model.generation.limits import total_limit
+from cluster.model.generation.limits import positive, total_limit
 from cluster.model.generation.options import listed
 from cluster.model.loader import Wishes, prepare
 from cluster.model.lora import LoraLinear, adapt_linears, merge_linears
@@ -188,7 +188,7 @@ class ChatGLM3ForConditionalGeneration(Chatting):
 
         Raises:
             ContextLengthExceededError: prompt and requested answer do not fit the model's context.
-            InvalidRequestError: an argument asks for what is not supported.
+            InvalidRequestError: an argument is wrong, or asks for what is not supported.
         """
         for name, off in _REFUSED.items():
             if self._argument(name, generation_config, kwargs) not in (None, *off):
@@ -197,6 +197,9 @@ class ChatGLM3ForConditionalGeneration(Chatting):
                     "keeps outside itself are not built for this model; leave it out.",
                     param=name,
                 )
+        for name in ("num_beams", "num_return_sequences"):
+            if (count := self._argument(name, generation_config, kwargs)) is not None:
+                positive(count, name)
         if "past_key_values" in kwargs and CACHE != "past_key_values":
             kwargs[CACHE] = kwargs.pop("past_key_values")
         if (ids := inputs if inputs is not None else kwargs.get("input_ids")) is not None:

@@ -243,3 +243,18 @@ def test_process_response_takes_a_history_or_none_and_refuses_others():
     )
     with pytest.raises(InvalidRequestError, match="history"):
         shell("tiny").process_response("x", ["y"])
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+@pytest.mark.parametrize("name", ["num_beams", "num_return_sequences"])
+def test_numbers_of_answers_and_beams_are_whole_and_positive(name, count):
+    """Said in a sentence, not by the division that they would break."""
+    ids = tokenizer().build_chat_input(QUERY).input_ids
+    with pytest.raises(InvalidRequestError, match=rf"{name} is {count}; it must be a whole number"):
+        shell("tiny").generate(ids, **{name: count})
+
+
+def test_a_chat_without_beams_is_refused():
+    """As by ``generate``, to which such a chat is handed."""
+    with pytest.raises(InvalidRequestError, match="num_beams is 0"):
+        chat(num_beams=0)
