@@ -17,6 +17,7 @@ HIGH_OCCUPANCY = 0.85  # of the places in the batches; beyond it, uneven pinning
 LOW_OCCUPANCY = 0.6
 TARGET_WAIT_S = 5.0  # of prompts queued for computing, per replica
 LOW_WAIT_S = 2.5
+LONGEST_WAIT_S = 86_400.0  # that a replica's rate can stand for; one next to zero would make it endless
 REST = 0.7  # of a load that was once too much for a number of replicas; below it that number is tried again
 
 
@@ -46,7 +47,7 @@ class Load:
     @property
     def wait_s(self) -> float:
         """Seconds of prompts to be computed; 0 while the rate is unknown."""
-        return self.waiting_tokens / self.prefill_rate if self.prefill_rate > 0 else 0.0
+        return min(self.waiting_tokens / self.prefill_rate, LONGEST_WAIT_S) if self.prefill_rate > 0 else 0.0
 
 
 def wanted(loads: Sequence[Load], *, current: int, least: int, most: int) -> int:

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.scaling.policy import Load, Scaler, wanted
@@ -36,6 +36,7 @@ BOUNDS = st.tuples(st.integers(1, 8), st.integers(0, 8)).map(lambda pair: (pair[
 
 
 @given(loads=st.lists(LOADS, max_size=16), current=st.integers(0, 20), bounds=BOUNDS)
+@example(loads=[Load(0, 0, 2, 1, 1e-308)], current=0, bounds=(2, 2))
 def test_number_is_within_its_bounds(loads: list[Load], current: int, bounds: tuple[int, int]) -> None:
     """Whatever is reported, the number is allowed, and falls by at most one."""
     least, most = bounds
