@@ -40,6 +40,9 @@ def as_json(value: object) -> object:
 @example("f(a=('x' 'y', (1), (2,)), b={'k': [1, 2.5, -3]},)")
 @example("f(a='\\x41\\u0042\\103\\n\\d\\\n', b=r'\\d\\'', c='''it's''')")
 @example("f( # why\n a = 1 ,\n)")
+@example("f(a='''')")
+@example('f(a="""")')
+@example("f(a='' 'x')")
 def test_what_is_read_is_what_python_reads(text):
     """Either it is refused, or the values are Python's own."""
     try:
