@@ -46,12 +46,14 @@ imports: $(VENV)/.installed-dev ## the arrows between packages
 
 # one thread of torch for each of two workers: small models lose more to waiting than they gain from a second thread
 unit: $(VENV)/.installed-dev ## everything without Ray
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not cluster and not heavy"
+	OMP_NUM_THREADS=1 $(NICE) $(BIN)/pytest -q -n 2 -m "not cluster and not heavy"
 
 cluster-tests: $(VENV)/.installed-dev ## real Ray processes
 	$(BIN)/pytest -q -m "cluster and not heavy" -p no:randomly
 
-test: lint types imports unit cluster-tests ## everything a change must pass (at most 10 minutes on 2 cores)
+# side by side, as clusters mostly wait; the rest makes way for them
+test: lint types imports ## everything a change must pass (at most 10 minutes on 2 cores)
+	@$(MAKE) -j2 NICE="nice -n 10" unit cluster-tests
 
 test-heavy: $(VENV)/.installed-dev ## the long runs (at most 60 minutes)
 	$(BIN)/pytest -q -m heavy -p no:randomly

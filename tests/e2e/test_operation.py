@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -126,29 +127,35 @@ def test_without_redis_stored_turns_are_refused_and_chat_goes_on(cluster: Cluste
     wait_until(works, timeout_s=20, what="stored turns work again")
 
 
-def test_without_replicas_turns_wait_or_are_refused_and_work_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProcess]:
+    """One replica that has room for four turns, for tests that leave it serving."""
+    running = ClusterProcess(
+        tmp_path_factory.mktemp("narrow") / "state", "--replicas", "1", "--max-num-seqs", "2", "--max-waiting", "2"
+    )
+    running.start()
+    yield running
+    running.stop()
+
+
+def test_without_replicas_turns_wait_or_are_refused_and_work_again(narrow: ClusterProcess) -> None:
     """After kill -9 of every replica: nothing but answers and 503s, and service without a restart by hand."""
-    cluster = ClusterProcess(tmp_path_factory.mktemp("one") / "state", "--replicas", "1")
-    cluster.start()
-    try:
-        client = cluster.client()
-        hello = [{"role": "user", "content": "Hi"}]
-        for replica in cluster.named("ServeReplica:chatglm:Replica"):
-            replica.kill()
-        refusals = []
+    client = narrow.client()
+    hello = [{"role": "user", "content": "Hi"}]
+    for replica in narrow.named("ServeReplica:chatglm:Replica"):
+        replica.kill()
+    refusals = []
 
-        def works() -> bool:
-            try:
-                client.chat.completions.create(model=MODEL, messages=hello, max_tokens=4)
-            except APIStatusError as error:
-                refusals.append((error.status_code, "retry-after" in error.response.headers))
-                return False
-            return True
+    def works() -> bool:
+        try:
+            client.chat.completions.create(model=MODEL, messages=hello, max_tokens=4)
+        except APIStatusError as error:
+            refusals.append((error.status_code, "retry-after" in error.response.headers))
+            return False
+        return True
 
-        wait_until(works, timeout_s=90, what="a replacement serves")
-        assert set(refusals) <= {(503, True)}
-    finally:
-        cluster.stop()
+    wait_until(works, timeout_s=90, what="a replacement serves")
+    assert set(refusals) <= {(503, True)}
 
 
 @pytest.mark.parametrize(
@@ -170,28 +177,21 @@ def test_a_wrong_value_stops_at_once_with_one_sentence(tmp_path: object, options
         assert name in done.stderr
 
 
-def test_a_full_engine_refuses_at_once_and_recovers(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_full_engine_refuses_at_once_and_recovers(narrow: ClusterProcess) -> None:
     """More turns than batch and queue hold: the rest are 429 with Retry-After, those accepted all end."""
-    cluster = ClusterProcess(
-        tmp_path_factory.mktemp("full") / "state", "--replicas", "1", "--max-num-seqs", "2", "--max-waiting", "2"
-    )
-    cluster.start()
-    try:
-        body = {**ENDLESS, "stream": False, "max_tokens": 400}
-        headers = {"Authorization": f"Bearer {cluster.key}"}
+    body = {**ENDLESS, "stream": False, "max_tokens": 400}
+    headers = {"Authorization": f"Bearer {narrow.key}"}
 
-        def ask(_: int) -> httpx.Response:
-            return httpx.post(f"{cluster.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+    def ask(_: int) -> httpx.Response:
+        return httpx.post(f"{narrow.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
 
-        with ThreadPoolExecutor(12) as pool:
-            answers = list(pool.map(ask, range(12)))
-        refused = [answer for answer in answers if answer.status_code == 429]
-        assert {answer.status_code for answer in answers} == {200, 429}
-        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-        assert {answer.json()["error"]["code"] for answer in refused} == {"overloaded"}
-        assert ask(0).status_code == 200
-    finally:
-        cluster.stop()
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(ask, range(12)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert {answer.json()["error"]["code"] for answer in refused} == {"overloaded"}
+    assert ask(0).status_code == 200
 
 
 def test_one_turn_at_a_time_in_a_conversation(cluster: ClusterProcess) -> None:
