@@ -140,7 +140,7 @@ def _timeless(answer: Any) -> Any:
 
 
 @pytest.mark.valkey
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sequence=SEQUENCES)
 async def test_both_stores_answer_every_sequence_alike(plain_valkey, sequence):
     """Two owners, three turns, leases that live or have run out, repeated calls, erasure and late writers."""

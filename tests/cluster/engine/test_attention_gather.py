@@ -75,7 +75,7 @@ def test_any_mixture_of_rows_attends_to_its_own_tokens(padding):
     bench.step([(late, 1)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_random_schedules_attend_correctly(data):
     """Sequences come, grow by any chunks, and go; their pages are used again."""

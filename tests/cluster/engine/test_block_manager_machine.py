@@ -23,7 +23,7 @@ from cluster.engine.page_tree import Node
 from tests.fakes.broken_block_managers import BROKEN, IgnoresTheWish
 
 PAGE = 2
-FAST = settings(max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+FAST = settings(max_examples=60, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 LONG = settings(FAST, max_examples=3000, stateful_step_count=100)
 
 

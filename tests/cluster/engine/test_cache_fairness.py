@@ -43,7 +43,7 @@ def num_cached(manager: BlockManager, salt: str) -> int:
     sizes=st.lists(st.integers(1, 16), min_size=20, max_size=40),
     wish=st.sampled_from([0.0, 60.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_cached_pages_survive_a_flood_up_to_the_share(
     weight: float, conversations: list[int], sizes: list[int], wish: float
 ) -> None:

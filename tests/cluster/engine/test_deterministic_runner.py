@@ -56,7 +56,7 @@ def tapped(request):
     return Tapped(DeterministicRunner(random_model(request.param), num_pages=200, page_size=4))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.data())
 def test_sequences_computed_together_in_chunks_have_the_bits_of_each_alone_and_whole(tapped, data):
     """Decodes and chunks of several sequences share steps and tiles."""

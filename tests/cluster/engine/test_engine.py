@@ -35,7 +35,7 @@ def renamed(request: GenerateRequest, attempt: int, output_ids: list[int] | None
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(requests)
 def test_cached_equals_fresh(request_: GenerateRequest) -> None:
     """The second run of a request, out of the cache, gives the same ids as the first."""
@@ -46,7 +46,7 @@ def test_cached_equals_fresh(request_: GenerateRequest) -> None:
     assert driver.finishes[2].usage.cached_tokens == (len(request_.prompt_ids) - 1) // 4 * 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(requests, st.integers(5, 20))
 def test_chunked_equals_whole(request_: GenerateRequest, budget: int) -> None:
     """The chunks in which a prompt was computed leave no trace."""
@@ -54,7 +54,7 @@ def test_chunked_equals_whole(request_: GenerateRequest, budget: int) -> None:
     assert EngineDriver(replace(CONFIG, max_batched_tokens=budget)).run(request_) == whole
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(requests, min_size=2, max_size=6))
 def test_batched_equals_solo(several: list[GenerateRequest]) -> None:
     """The company in a batch does not change an answer."""
@@ -71,7 +71,7 @@ def test_preempted_equals_undisturbed() -> None:
     assert driver.engine.stats().preemptions > 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(requests, st.data())
 def test_resumed_equals_undisturbed(request_: GenerateRequest, data: st.DataObject) -> None:
     """An answer that goes on elsewhere after some ids is the answer that was never moved."""
@@ -92,7 +92,7 @@ def test_resumed_request_counts_cached_tokens_of_its_prompt_only() -> None:
     assert driver.engine.stats().cached_tokens == 10
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(requests, st.lists(st.integers(4, 9), min_size=1, max_size=12))
 def test_next_turn_finds_all_earlier_tokens_but_one_page(request_: GenerateRequest, message: list[int]) -> None:
     """A turn that goes on from prompt and output finds both, except at most one page."""

@@ -33,7 +33,7 @@ from tests.fakes.broken_block_managers import (
 from tests.fakes.engine_driver import CONFIG, NAN_TOKEN, EngineDriver, make_request
 from tests.fakes.fake_runner import expected_output
 
-FAST = settings(max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
+FAST = settings(max_examples=100, stateful_step_count=60, suppress_health_check=list(HealthCheck))
 LONG = settings(FAST, max_examples=3000, stateful_step_count=120)
 
 STEMS = [[1] * 24, list(range(24)), [1, 2] * 12]  # few, so that prefixes meet

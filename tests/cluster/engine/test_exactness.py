@@ -82,7 +82,7 @@ def compare(lab, mix, outcome):
             assert_alike(ask, lab.alone(ask), draws)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(mixes, st.integers(5, 80), st.integers(0, 40))
 def test_answers_are_alike_by_default(default, mix, budget, spare):
     """Ids differ only from a draw on that the last bits decide; until then logits agree to rounding."""
@@ -90,7 +90,7 @@ def test_answers_are_alike_by_default(default, mix, budget, spare):
     compare(default, mix, outcome)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(mixes, st.integers(5, 80), st.integers(0, 40))
 def test_answers_are_equal_to_the_last_bit_in_deterministic_mode(exact, mix, budget, spare):
     """Ids and the logits of every draw."""

@@ -86,7 +86,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 def test_queue_agrees_with_a_sorted_list() -> None:
     """Whatever happened, heads and totals are those of all that wait, sorted anew."""
-    run_state_machine_as_test(QueueMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(QueueMachine, settings=settings(max_examples=60, stateful_step_count=40))
 
 
 def test_order_is_class_begun_count_deadline_arrival() -> None:

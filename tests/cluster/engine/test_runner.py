@@ -55,7 +55,7 @@ def test_a_step_without_draws_returns_nothing(runner):
     assert len(result.token_ids) == len(result.finite) == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cuts=st.sets(st.integers(1, len(PROMPT) - 1), max_size=6))
 def test_any_chunking_of_a_prompt_gives_the_same_answer(runner, cuts):
     """Chunk borders may fall inside pages."""

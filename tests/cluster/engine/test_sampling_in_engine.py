@@ -57,7 +57,7 @@ def ids_of(events: list[Tokens | Finish]) -> list[int]:
     return [token_id for event in events if isinstance(event, Tokens) for token_id in event.ids]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(several=st.lists(requests, min_size=1, max_size=5), budget=st.integers(5, 20))
 def test_company_chunks_and_preemption_change_no_answer(several: list[GenerateRequest], budget: int) -> None:
     """The driver compares every answer with the definition; few pages force preemptions."""
@@ -73,7 +73,7 @@ def test_preemption_really_happens_to_answers_with_penalties() -> None:
     assert driver.engine.stats().preemptions > 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(request_=requests, data=st.data())
 def test_a_moved_answer_goes_on_with_the_same_ids(request_: GenerateRequest, data: st.DataObject) -> None:
     """Counts, prefixes of bad words and the minimum length include what an earlier attempt emitted."""

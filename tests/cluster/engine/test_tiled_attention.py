@@ -99,7 +99,7 @@ def test_half_precision_is_rounded_once(dtype):
     torch.testing.assert_close(alone(3, 200, dtype=dtype), exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.data())
 def test_company_and_chunks_leave_no_trace(data):
     """Sequences that grow together, by any chunks, have the bits that each has alone and at once."""

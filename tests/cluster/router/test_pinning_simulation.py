@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.pinning_simulation import Conversation, Fleet, Simulation
 
 CONVERSATIONS = 200
-few = settings(max_examples=30, deadline=None)  # an example is hundreds of decisions
+few = settings(max_examples=30)  # an example is hundreds of decisions
 
 
 def simulation(size: int, *, follows_hints: bool = True, conversations: int = CONVERSATIONS) -> Simulation:

@@ -35,7 +35,7 @@ def as_json(value: object) -> object:
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # Python's, about the same text
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(calls)
 @example("f(a=('x' 'y', (1), (2,)), b={'k': [1, 2.5, -3]},)")
 @example("f(a='\\x41\\u0042\\103\\n\\d\\\n', b=r'\\d\\'', c='''it's''')")
@@ -63,7 +63,6 @@ literals = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "_b", "город", "from", "None"]), literals, max_size=3))
 def test_whatever_python_writes_is_read(values):
     """``repr`` of JSON's values comes back; names may be keywords, as a tool's parameters are."""

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidRequestError, ToolCallError
@@ -55,7 +55,6 @@ def test_everything_else_is_refused_with_its_text(case):
     assert not case["body"] or case["body"] not in str(caught.value)
 
 
-@settings(deadline=None)
 @given(arguments)
 def test_what_is_written_is_read_again(values):
     """Arguments, their call and their JSON are three ways to say the same."""
@@ -63,7 +62,6 @@ def test_what_is_written_is_read_again(values):
     assert arguments_of_json(arguments_json(values)) == values
 
 
-@settings(deadline=None)
 @given(arguments, st.randoms())
 def test_canonical_json_does_not_know_the_order(values, random):
     """Equal values in another order are equal JSON; others are not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ChannelError, NoReplicaError, OverloadedError
@@ -22,7 +22,6 @@ async def events_of(backend: ScriptedBackend, asked: GenerateRequest) -> list:
     return [event async for event in backend.stream(asked)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 99), max_size=20), st.integers(1, 5), st.integers(0, 20), st.integers(1, 25))
 async def test_an_attempt_is_served_then_tokens_without_gaps_then_one_finish(answer, frame, held, limit):
     """Whatever the frame, the limit and the ids held already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.protocol import FinishReason, Logprobs
@@ -44,7 +44,6 @@ def shown(entries: list[TokenLogprob]) -> str:
     return b"".join(entry.data or b"" for entry in entries).decode(errors="replace").lstrip()
 
 
-@settings(deadline=None)
 @given(answers_with_stops(), st.lists(st.integers(0, 5), max_size=8))
 def test_every_id_that_stays_has_its_entry_in_order(case, sizes):
     """However ids are grouped: all of them, or those in front of the first that a stop string touches."""
@@ -60,7 +59,6 @@ def test_every_id_that_stays_has_its_entry_in_order(case, sizes):
         assert deltas(events).startswith(TOKENIZER.decode(kept).lstrip())
 
 
-@settings(deadline=None)
 @given(answers_with_stops())
 def test_entries_come_with_the_same_events_however_ids_are_grouped(case):
     """They depend on ids alone, as the events do."""
@@ -69,7 +67,6 @@ def test_entries_come_with_the_same_events_however_ids_are_grouped(case):
     assert project([ids], stops)[1] == one_by_one
 
 
-@settings(deadline=None)
 @given(answers_with_stops())
 def test_an_entry_never_comes_before_its_text(case):
     """At each event the text so far holds all that the entries so far show, so a stop string takes nothing back."""
@@ -82,7 +79,6 @@ def test_an_entry_never_comes_before_its_text(case):
             assert text.startswith(TOKENIZER.decode(ids[: len(entries)]).lstrip())
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=20))
 def test_bytes_joined_are_the_text(text):
     """Also where a character is spread over several ids."""

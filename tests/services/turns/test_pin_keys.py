@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.turns.events import Message, Role
@@ -29,7 +29,6 @@ def test_a_cache_key_takes_the_place_of_the_messages():
     assert stateless_key("acme", [user("a")], "") == stateless_key("acme", [user("b")], "")
 
 
-@settings(deadline=None)
 @given(st.text(), st.text())
 def test_a_key_is_opaque_and_the_tenants_own(text, cache_key):
     """Nothing a client wrote can be read from it, and no tenant can make another's."""

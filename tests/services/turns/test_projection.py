@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.protocol import FinishReason, Usage
@@ -61,7 +61,6 @@ def groups_of(ids: list[int], sizes: list[int]) -> list[list[int]]:
     return [*groups, ids[start:]]
 
 
-@settings(deadline=None)
 @given(answers_with_stops())
 def test_deltas_joined_are_the_text_and_what_its_ids_decode_to(case):
     """The client's text, the last event's text and the kept ids say the same."""
@@ -72,7 +71,6 @@ def test_deltas_joined_are_the_text_and_what_its_ids_decode_to(case):
     assert deltas(events) == result.text == TOKENIZER.decode(result.ids).lstrip()
 
 
-@settings(deadline=None)
 @given(answers_with_stops())
 def test_the_text_is_the_decoded_ids_up_to_the_first_stop_string(case):
     """Nothing from a stop string on is ever seen, and nothing before it is missing."""
@@ -88,7 +86,6 @@ def test_the_text_is_the_decoded_ids_up_to_the_first_stop_string(case):
         assert projection.text == text
 
 
-@settings(deadline=None)
 @given(answers_with_stops(), st.lists(st.integers(0, 5), max_size=10))
 def test_events_do_not_depend_on_how_ids_are_grouped(case, sizes):
     """Kinds, numbers, checksums and texts are the same for one id at a time, all at once, or a journal and a rest."""
@@ -97,7 +94,6 @@ def test_events_do_not_depend_on_how_ids_are_grouped(case, sizes):
     assert expected == project([ids], stops)[1] == project(groups_of(ids, sizes), stops)[1]
 
 
-@settings(deadline=None)
 @given(answers_with_stops())
 def test_numbers_count_up_and_checksums_are_of_the_ids_so_far(case):
     """``seq`` has no gaps; the last ``crc`` is that of all ids taken."""
@@ -109,7 +105,6 @@ def test_numbers_count_up_and_checksums_are_of_the_ids_so_far(case):
     assert events[-1].crc == zlib.crc32(struct.pack(f"<{len(taken)}I", *taken))
 
 
-@settings(deadline=None)
 @given(answers)
 def test_one_delta_for_each_id_that_completes_text(ids):
     """Without stop strings there are as many deltas as ids that made the visible text longer."""

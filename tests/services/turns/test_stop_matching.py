@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.turns.stops import StopMatcher
@@ -28,7 +28,6 @@ def pieces_of(text: str, cuts: list[int]) -> list[str]:
     return [text[a:b] for a, b in pairwise(edges)]
 
 
-@settings(deadline=None)
 @given(texts, stop_lists, st.lists(st.integers(0, 1000), max_size=8))
 def test_what_goes_out_is_the_text_before_the_first_stop_string(text, stops, cuts):
     """However the text is cut into pieces, the same part of it goes out."""
@@ -41,7 +40,6 @@ def test_what_goes_out_is_the_text_before_the_first_stop_string(text, stops, cut
     assert cut(text, stops) == out + matcher.flush()
 
 
-@settings(deadline=None)
 @given(texts, stop_lists)
 def test_no_more_is_held_back_than_may_become_a_stop_string(text, stops):
     """What is held is the longest end of the text that begins a stop string."""

@@ -53,7 +53,7 @@ def called(events: list[TurnEvent]) -> list[ToolCall | None]:
     return [event.call for event in events if event.kind is EventKind.TOOL_CALL]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(answers, stops, st.integers(1, 7))
 def test_events_do_not_depend_on_how_ids_are_grouped(ids, stop, size):
     """Calls are found wherever frames cut them, with the same numbers, checksums and texts."""
@@ -63,7 +63,7 @@ def test_events_do_not_depend_on_how_ids_are_grouped(ids, stop, size):
     )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(answers, stops)
 def test_an_answer_that_is_no_call_is_the_text_it_would_be_without_tools(ids, stop):
     """Nothing is lost or added because tools were offered."""
@@ -73,7 +73,7 @@ def test_an_answer_that_is_no_call_is_the_text_it_would_be_without_tools(ids, st
         assert not called(events)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(answers, stops)
 def test_an_answers_text_and_its_call_are_all_it_says(ids, stop):
     """The call is what stands behind the text; nothing of it is in the text."""
@@ -98,7 +98,7 @@ def test_a_character_that_a_call_cuts_off_is_text():
     assert projection.answer_ids() == ids
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(answers, stops)
 def test_what_cannot_be_read_as_a_call_is_text_as_a_whole(ids, stop):
     """Stop strings neither end nor cut it; its ids say the same."""
@@ -109,7 +109,6 @@ def test_what_cannot_be_read_as_a_call_is_text_as_a_whole(ids, stop):
     assert deltas(events) == TOKENIZER.decode(projection.answer_ids()).lstrip()
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30).map(TOKENIZER.encode_text), stops)
 def test_prose_comes_as_fast_with_tools_as_without(rest, stop):
     """Behind the header's newline, every event of every id is the same."""

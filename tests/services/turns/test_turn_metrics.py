@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import OverloadedError
@@ -14,7 +14,6 @@ from services.turns.metrics import Account, Histogram, Stopwatch, TurnMetrics
 BOUNDS = (0.1, 1.0, 10.0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 5))))
 def test_every_observation_is_in_the_first_bucket_whose_bound_it_does_not_pass(values):
     """Bounds are inclusive; what passes all is in the last bucket."""

@@ -89,7 +89,7 @@ def test_the_extension_was_built():
     assert find_spec(library.EXTENSION) is not None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shapes, lengths, lengths)
 def test_scores_are_those_of_float32_but_for_the_rounding_of_products(shape_and_page, first, then):
     """Prompts of any length, then more tokens behind them, over models of any shape it takes."""
@@ -133,7 +133,7 @@ def alone(runner, prompt):
     return compute(Stepper(runner), [Feed(Held(), prompt)])[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.sets(st.integers(1, 59), max_size=8))
 def test_any_chunking_gives_the_same_bits(native, cuts):
     """Token by token and all at once are alike too."""
@@ -144,7 +144,7 @@ def test_any_chunking_gives_the_same_bits(native, cuts):
     assert torch.equal(alone(native, PROMPTS[0]), scores[0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(company=st.lists(st.integers(1, 60), max_size=17), place=st.integers(0, 17))
 def test_any_company_leaves_the_bits_alone(native, company, place):
     """However many rows there are, before and behind."""

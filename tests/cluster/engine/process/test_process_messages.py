@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.engine.client import EngineStats, StepOutput
@@ -49,7 +49,6 @@ REPORTS: list[Report] = [
 ]
 
 
-@settings(deadline=None)
 @given(cuts=st.lists(st.integers(1, 60), max_size=30))
 def test_messages_come_whole_however_the_stream_is_cut(cuts: list[int]) -> None:
     """In order, equal to what was sent, and none before its last byte."""
@@ -101,7 +100,6 @@ def flat(outputs: list[StepOutput], attempt: int) -> list[object]:
     return told
 
 
-@settings(deadline=None)
 @given(steps(), st.data())
 def test_a_backlog_loses_nothing_and_holds_one_run_per_attempt(given_steps: list[list[StepOutput]], data) -> None:
     """Taken whenever, the parts together tell each attempt what the steps told it; events given stay as they are."""

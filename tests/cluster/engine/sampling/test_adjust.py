@@ -41,7 +41,7 @@ def processed(processor, asked: Asked, scores: torch.Tensor) -> torch.Tensor:
     return processor(torch.tensor([asked.prompt + asked.output]), scores[None].clone())[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompt=prompts, output=outputs, penalty=st.floats(0.25, 4.0))
 def test_repetition_penalty_is_that_of_transformers(prompt, output, penalty):
     """Every id of prompt and output, once, to the last bit."""
@@ -50,7 +50,7 @@ def test_repetition_penalty_is_that_of_transformers(prompt, output, penalty):
     assert torch.equal(found, processed(RepetitionPenaltyLogitsProcessor(penalty), asked, scores[0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompt=prompts,
     output=outputs,
@@ -84,7 +84,7 @@ def test_logit_bias_is_that_of_transformers():
     assert torch.equal(adjusted([asked], scores)[0], processed(processor, asked, scores[0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompt=prompts, output=outputs, presence=st.floats(-2, 2), frequency=st.floats(-2, 2))
 def test_presence_and_frequency_penalties_follow_their_definition(prompt, output, presence, frequency):
     """Less presence where the output holds an id, and frequency per time; the prompt does not count."""

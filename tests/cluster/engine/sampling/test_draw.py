@@ -58,7 +58,7 @@ def by_hand(logits, uniform, *, temperature, top_p, top_k, min_p):
     return max(kept)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     values=st.lists(st.integers(-12, 12).map(lambda tick: tick / 4), min_size=2, max_size=40),
     filters=st.fixed_dictionaries(

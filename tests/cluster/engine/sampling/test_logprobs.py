@@ -56,7 +56,7 @@ def test_nobody_is_told_what_nobody_asked():
     assert sample(logits_of(2), columns_of([Asked(plain())] * 2, VOCABULARY)).logprobs is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.sampled_from([-3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 1.5, 2.0, 3e38]), min_size=1, max_size=50),
     st.integers(1, 20),

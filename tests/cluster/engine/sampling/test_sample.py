@@ -63,7 +63,7 @@ def told(result: StepResult, row: int) -> tuple[object, ...]:
     return (int(result.token_ids[row]), bool(result.finite[row]), is_exhausted, numbers)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.lists(asked_rows(), min_size=1, max_size=5), seed=st.integers(0, 1000))
 def test_a_row_is_drawn_the_same_alone_and_among_others(rows, seed):
     """Nothing that batch-mates ask for reaches a row, nor is a part of its own lost when it stands alone."""
@@ -84,7 +84,7 @@ def near(left: StepResult, right: StepResult, row: int) -> bool:
     return one.top_ids == other.top_ids and left.token_ids[row] == right.token_ids[row]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 1000),
     temperature=st.sampled_from([0.5, 0.8, 1.0, 2.0]),

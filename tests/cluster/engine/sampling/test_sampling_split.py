@@ -54,7 +54,7 @@ def steps(draw):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps(), st.integers(0, 99))
 def test_one_by_one_is_what_all_at_once_is(columns, seed):
     """Ids, broken rows, rows without a choice and log-probabilities stand where they stood."""

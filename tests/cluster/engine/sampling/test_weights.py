@@ -27,7 +27,7 @@ def table(weights: Weights, token_ids: list[int]) -> dict[int, tuple[float, floa
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompt=st.lists(ids, min_size=1), output=st.lists(ids, max_size=12), data=st.data())
 def test_weights_kept_up_step_by_step_are_those_rebuilt(prompt, output, data):
     """An answer that went on elsewhere, or whose steps drew at other times, is penalised to the same bits."""

@@ -28,7 +28,7 @@ def walk(follower: GrammarGuide, length: int, seed: int) -> list[int]:
     return ids
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), text=st.sampled_from([ANYTHING, r"[^a-z]*", "(中|😀|é)*"]))
 def test_shown_text_is_what_was_accepted(seed: int, text: str) -> None:
     """Header and dummy blank aside, the detokenizer shows the very bytes that the grammar saw."""
@@ -112,7 +112,7 @@ def test_a_stop_id_that_writes_text_is_no_part_of_a_structure() -> None:
     assert allowed(follower) == {stop}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), length=st.integers(0, 40))
 def test_a_replayed_guide_stands_where_the_first_one_stood(seed: int, length: int) -> None:
     """The masks are equal at any place of an answer."""

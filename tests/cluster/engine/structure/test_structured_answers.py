@@ -99,7 +99,7 @@ def test_bounded_strings_of_json_hold_no_control_characters() -> None:
     assert not controls & allowed(follower)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(schema=schemas, temperature=st.sampled_from([0.0, 1.0]), seed=st.integers(0, 2**32))
 def test_answers_are_valid_by_their_schema(schema: dict[str, object], temperature: float, seed: int) -> None:
     """What the caller reads is a JSON document of the schema, whole."""
