@@ -164,8 +164,10 @@ class ChatGLM3Base(PublishedBeams, PreTrainedModel, GenerationMixin):  # type: i
         return scores
 
     def open_cache(self, past: Any, rows: int) -> Any:
-        """A cache to extend for ``rows`` rows: one with the prefix alone, or one that shares ``past``'s memory."""
-        check_past(past, rows, self.shape, self.dtype)
+        """A cache to extend for ``rows`` rows: one with the prefix alone, or one that shares ``past``'s memory.
+
+        ``past`` has passed ``check_past``.
+        """
         is_empty = past is None or not past.get_seq_length()
         made = shared_cache([] if is_empty else [(held.keys, held.values) for held in past.layers])
         self.fill_prefix(made, rows)

@@ -21,11 +21,18 @@ CALLS = {
 }
 
 
-def cache_of(keys_shape, layers=3):
+CHAT = {
+    "published stream_chat": lambda model, _, **given: list(
+        model.stream_chat(tokenizer(), "x", legacy_cache=True, **given, **GREEDY)
+    )
+}
+
+
+def cache_of(keys_shape, layers=3, dtype=torch.float32):
     """A cache that holds zeros."""
     made = DynamicCache()
     for layer in range(layers):
-        made.update(torch.zeros(keys_shape), torch.zeros(keys_shape), layer)
+        made.update(torch.zeros(keys_shape, dtype=dtype), torch.zeros(keys_shape, dtype=dtype), layer)
     return made
 
 
@@ -38,14 +45,22 @@ def test_an_id_without_a_row_is_refused(call, wrong):
     assert caught.value.param == "input_ids"
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("call", (CALLS | CHAT).values(), ids=CALLS | CHAT)
 @pytest.mark.parametrize(
-    ("keys_shape", "layers"), [((1, 3, 2, 16), 3), ((1, 2, 2, 12), 3), ((2, 2, 2, 16), 3), ((1, 2, 2, 16), 2)]
+    ("keys_shape", "layers", "dtype"),
+    [
+        ((1, 3, 2, 16), 3, torch.float32),
+        ((1, 2, 2, 12), 3, torch.float32),
+        ((2, 2, 2, 16), 3, torch.float32),
+        ((1, 2, 2, 16), 2, torch.float32),
+        ((1, 2, 2, 16), 3, torch.bfloat16),
+    ],
 )
-def test_a_cache_of_another_model_or_batch_is_refused(call, keys_shape, layers):
-    """By groups, width of a head, rows and layers."""
-    with pytest.raises(InvalidRequestError, match=r"past_key_values holds .* need 3 of \[1, 2, 2, 16\]") as caught:
-        call(shell("tiny"), IDS, past_key_values=cache_of(keys_shape, layers))
+def test_a_cache_of_another_model_or_batch_is_refused(call, keys_shape, layers, dtype):
+    """By groups, width of a head, rows, layers and dtype, before anything is computed."""
+    wanted = r"past_key_values holds .* this model and batch need 3 of \[1, 2, 2, 16\] in torch.float32"
+    with pytest.raises(InvalidRequestError, match=wanted) as caught:
+        call(shell("tiny"), IDS, past_key_values=cache_of(keys_shape, layers, dtype))
     assert caught.value.param == "past_key_values"
 
 
@@ -64,7 +79,7 @@ def test_a_chats_cache_of_another_model_is_refused(monkeypatch):
         list(shell("tiny").stream_chat(tokenizer(), "Go", history, past_key_values=cache, **GREEDY))
 
 
-@pytest.mark.parametrize("wrong", [None, "tiny", lambda text: text])
+@pytest.mark.parametrize("wrong", [None, object(), "tiny", lambda text: text])
 def test_what_is_no_tokenizer_is_refused(wrong):
     """By both ways to chat."""
     for call in (shell("tiny").chat, lambda *given: list(shell("tiny").stream_chat(*given))):
