@@ -118,12 +118,12 @@ class QuantizedLinear(nn.Module):
         return self
 
     def _multiplies_levels(self, x: Tensor) -> bool:
-        is_few = 0 < x.numel() <= MOST_ROWS * self.in_features
-        wants_gradient = x.requires_grad and torch.is_grad_enabled()
-        is_possible = x.dtype is torch.bfloat16 and has_level_kernels(
-            self.weight.shape[1], self.out_features, self.weight_scale
-        )
-        return is_few and is_possible and not wants_gradient
+        """Asked at every step: about 1 µs where levels are not multiplied, 2 where they are."""
+        if x.dtype is not torch.bfloat16 or not 0 < x.numel() <= MOST_ROWS * self.in_features:
+            return False
+        if x.requires_grad and torch.is_grad_enabled():
+            return False
+        return has_level_kernels(self.in_features * self.bits // 8, self.out_features, self.weight_scale)
 
     def _product_of_levels(self, x: Tensor) -> Tensor:
         """[T, in] -> [T, out]; of 4 bits as two products, of the even and of the odd columns."""

@@ -19,13 +19,13 @@ _GROUPS = (256, 128, 64, 32)  # columns that share a scale in the 4-bit kernel; 
 _BLOCK_ROWS = 16  # output rows that the kernels treat together; others crash them
 _BLOCK_COLUMNS = 32
 _ZERO = 8  # what the 4-bit kernel takes off each stored level
+_IS_VECTORIZED: Final = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def has_level_kernels(width: int, out: int, scale: Tensor) -> bool:
     """Whether this CPU multiplies [., width] by levels [out, width] with ``scale`` [out]."""
     has_blocks = out % _BLOCK_ROWS == 0 and width % _BLOCK_COLUMNS == 0
-    is_vectorized = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return has_blocks and is_vectorized and scale.dtype is torch.bfloat16 and scale.device.type == "cpu"
+    return _IS_VECTORIZED and has_blocks and scale.dtype is torch.bfloat16 and scale.device.type == "cpu"
 
 
 def int8_product(x: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
