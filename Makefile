@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(BIN)/pip install --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-heavy compatibility lint types imports unit cluster-tests demo-model eval-demo bench clean
+.PHONY: help install up test test-heavy compatibility pair lint types imports unit cluster-tests demo-model eval-demo bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,7 +46,7 @@ imports: $(VENV)/.installed-dev ## the arrows between packages
 
 # one thread of torch for each of two workers: small models lose more to waiting than they gain from a second thread
 unit: $(VENV)/.installed-dev ## everything without Ray
-	OMP_NUM_THREADS=1 $(NICE) $(BIN)/pytest -q -n 2 -m "not cluster and not heavy"
+	OMP_NUM_THREADS=1 $(NICE) $(BIN)/pytest -q -n 2 $(TESTS) -m "not cluster and not heavy"
 
 cluster-tests: $(VENV)/.installed-dev ## real Ray processes
 	$(BIN)/pytest -q -m "cluster and not heavy" -p no:randomly
@@ -62,9 +62,11 @@ test-heavy: $(VENV)/.installed-dev ## the long runs (at most 60 minutes)
 TRANSFORMERS ?= transformers==5.23.0
 PAIR := .venv-$(subst ==,-,$(TORCH)-$(TRANSFORMERS))
 compatibility: ## engine and library on other releases (TORCH=torch==… TRANSFORMERS=transformers==…)
-	$(MAKE) VENV=$(PAIR) $(PAIR)/.installed-dev
-	$(PAIR)/bin/pip install -q --disable-pip-version-check "$(TORCH)" "$(TRANSFORMERS)"
-	OMP_NUM_THREADS=1 $(PAIR)/bin/pytest -q -n 2 tests/cluster tests/parity -m "not cluster and not heavy"
+	@$(MAKE) VENV=$(PAIR) pair
+	@$(MAKE) VENV=$(PAIR) TESTS="tests/cluster tests/parity" unit
+
+pair: $(VENV)/.installed-dev
+	$(PIP) -q "$(TORCH)" "$(TRANSFORMERS)"
 
 demo-model: $(VENV)/.installed-dev ## make the demo model anew: an hour on 2 cores, or on a GPU where there is one
 	$(BIN)/chatglm-cluster model train-demo
