@@ -11,12 +11,13 @@ from typing import Any, Final
 
 import msgspec
 
-from cluster.errors import TurnLostError
-from cluster.protocol import Hint
+from cluster.protocol import Hint, Logprobs
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnRequest, TurnState
-from services.conversations.store import Reply, Sampled, Verdict
+from services.conversations.store import Reply, Reservation, Sampled, Tailed, Verdict
 
 ID_BYTES: Final = 4
+_DRAWN_BYTES: Final = 8  # of one id's log probabilities: the drawn one
+_BEST_BYTES: Final = 12  # and each of the best, with its id
 
 Entry = tuple[bytes, dict[bytes, bytes]]  # of a stream: id and fields
 
@@ -27,6 +28,9 @@ _decode_hint = msgspec.msgpack.Decoder(Hint).decode
 _decode_sampled = msgspec.msgpack.Decoder(tuple[bytes, Hint | None]).decode
 _decode_meta = msgspec.msgpack.Decoder(dict[str, str]).decode
 _decode_usage = msgspec.msgpack.Decoder(dict[str, int]).decode
+_decode_items = msgspec.msgpack.Decoder(list[Item]).decode
+decode_names = msgspec.msgpack.Decoder(list[str]).decode
+_decode_reservation = msgspec.msgpack.Decoder(Reservation).decode
 
 
 def pack_ids(ids: Sequence[int]) -> bytes:
@@ -50,18 +54,41 @@ def unpack_sampled(data: bytes) -> Sampled:
     return Sampled(unpack_ids(ids), hint)
 
 
-def decode_journal(turn: str, entries: Sequence[Entry]) -> list[int]:
-    """All ids of a journal. Entry ``<n>-0`` ends at n, so a lost segment shows.
+def pack_logprobs(logprobs: Sequence[Logprobs]) -> bytes:
+    """Log probabilities, equally many bytes for each id, so that a script can cut them as it cuts ids.
 
-    Raises:
-        TurnLostError: ids are missing.
+    Per id: the drawn one (f64), then the best ids (u32) and theirs (f64), little endian.
     """
-    out: list[int] = []
-    for name, fields in entries:
-        out += unpack_ids(fields.get(b"ids", b""))
-        if int(name.partition(b"-")[0]) != len(out):
-            raise TurnLostError(f"The journal of {turn} has a hole: the store has lost writes.")
-    return out
+    return b"".join(
+        struct.pack(f"<d{len(one.top_ids)}I{len(one.top)}d", one.drawn, *one.top_ids, *one.top) for one in logprobs
+    )
+
+
+def unpack_logprobs(data: bytes, num_ids: int) -> list[Logprobs]:
+    """The inverse of ``pack_logprobs``."""
+    if not data:
+        return []
+    num_best = (len(data) // num_ids - _DRAWN_BYTES) // _BEST_BYTES
+    unpacked = struct.iter_unpack(f"<d{num_best}I{num_best}d", data)
+    return [
+        Logprobs(drawn=drawn, top_ids=list(best[:num_best]), top=list(best[num_best:])) for drawn, *best in unpacked
+    ]
+
+
+def decode_tailed(reply: Sequence[Any], after: int) -> Tailed:
+    """What TAIL found behind the first ``after`` ids. Entry ``<n>-0`` ends at n, so a lost segment shows."""
+    if not reply:
+        return Tailed(None)
+    ids: list[int] = []
+    logprobs: list[Logprobs] = []
+    for name, raw in reply[1]:
+        fields = dict(zip(raw[::2], raw[1::2], strict=True))
+        segment = unpack_ids(fields[b"ids"])
+        ids += segment
+        logprobs += unpack_logprobs(fields.get(b"lp", b""), len(segment))
+        if int(name.partition(b"-")[0]) != after + len(ids):
+            return Tailed(TurnState(reply[0].decode()), is_broken=True)
+    return Tailed(TurnState(reply[0].decode()), ids, logprobs)
 
 
 def decode_hint(blob: bytes | None) -> Hint | None:
@@ -74,15 +101,17 @@ def decode_conversation(name: str, created: bytes, meta: bytes) -> Conversation:
     return Conversation(id=name, created_at=int(created), metadata=_decode_meta(meta))
 
 
-def decode_line(name: str, reply: Sequence[Any]) -> Line:
+def decode_line(name: str, line: str, reply: Sequence[Any]) -> Line:
     """A line, from the reply of LOAD."""
-    version, active, hint, created, meta, *blobs = reply
+    version, active, hint, created, meta, hidden, *blobs = reply
     return Line(
         conversation=decode_conversation(name, created, meta),
         version=int(version),
         active=active.decode(),
         hint=decode_hint(hint),
-        items=[decode_item(blob) for blob in blobs],
+        items=[decode_item(blob) for blob in blobs if blob is not None],
+        name=line,
+        is_hidden=hidden is not None,
     )
 
 
@@ -91,27 +120,55 @@ def decode_reply(raw: Sequence[Any]) -> Reply:
     return _reply(*raw)
 
 
-def _reply(verdict: bytes, value: int = 0, turn: bytes = b"", cancel: int = 0) -> Reply:
-    return Reply(Verdict(verdict.decode()), value=value, turn=turn.decode(), cancel=bool(cancel))
+def _reply(verdict: bytes, value: int = 0, turn: bytes = b"", cancel: int = 0, seen_ms: int = 0) -> Reply:
+    return Reply(Verdict(verdict.decode()), value=value, turn=turn.decode(), cancel=bool(cancel), seen_s=seen_ms / 1000)
+
+
+def decode_reservation(data: bytes) -> Reservation:
+    """The value of an idempotency key."""
+    return _decode_reservation(data)
 
 
 def decode_turn(name: str, conversation: str, fields: Mapping[bytes, bytes], *, answer: bytes | None) -> TurnRecord:
     """A turn record from its hash fields and the blob of its answer item."""
-    usage = fields.get(b"usage")
+    usage, total = fields.get(b"usage"), int(fields[b"n"])
+    item = decode_item(answer) if answer else None
+    state = TurnState(fields[b"state"].decode())
     return TurnRecord(
         id=name,
         conversation=conversation,
-        state=TurnState(fields[b"state"].decode()),
-        request=decode_request(fields[b"req"]),
+        line=fields[b"line"].decode(),
+        state=state,
+        request=_request_of(fields),
         base_version=int(fields[b"base"]),
         owner=fields[b"owner"].decode(),
         fence=int(fields[b"fence"]),
         until_ms=int(fields[b"until"]),
-        total=int(fields[b"n"]),
+        total=total,
         created_at=int(fields[b"created"]),
+        claims=int(fields.get(b"claims", 0)),
+        moves=int(fields.get(b"moves", 0)),
+        is_cancelled=b"cancel" in fields,
         finish=fields.get(b"finish", b"").decode(),
         usage=_decode_usage(usage) if usage else {},
-        answer=decode_item(answer) if answer else None,
+        answer=item,
         error_code=fields.get(b"error_code", b"").decode(),
         error_message=fields.get(b"error_message", b"").decode(),
+        last=fields.get(b"last", b"").decode(),
+        ids=_ids_of(fields, item),
+        logprobs=unpack_logprobs(fields[b"lp"], total) if b"lp" in fields else None,
+        ended_at=int(fields.get(b"ended", 0)),
     )
+
+
+def _request_of(fields: Mapping[bytes, bytes]) -> TurnRequest:
+    request = decode_request(fields[b"req"])
+    if b"input" not in fields:
+        return request
+    return msgspec.structs.replace(request, input=_decode_items(fields[b"input"]))
+
+
+def _ids_of(fields: Mapping[bytes, bytes], answer: Item | None) -> list[int]:
+    if b"ids" in fields:
+        return unpack_ids(fields[b"ids"])
+    return list(answer.ids or ()) if answer else []

@@ -36,6 +36,11 @@ def new_item(conversation: str) -> str:
     return f"msg_{conversation_root(conversation)}{_draw()}"
 
 
+def new_line() -> str:
+    """The name of a branch of some root: random, so that two branches of one answer never meet."""
+    return f"b{_draw()}"
+
+
 def conversation_root(conversation: str) -> str:
     """The root of a ``conv_…`` id (16 characters). Raises NotFoundError for a malformed id."""
     return _match(_CONVERSATION, "conversation", conversation)[1]

@@ -20,6 +20,11 @@ def name_items(items: Sequence[Item], conversation: str) -> list[Item]:
     ]
 
 
-def answer_id(items: Sequence[Item]) -> str:
-    """Id of the answer among a turn's items: the last one, where the assistant wrote it; else ``""``."""
-    return items[-1].id if items and items[-1].role == "assistant" else ""
+def answer_of(items: Sequence[Item]) -> Item | None:
+    """The answer among a turn's items: the last one, where the model sampled it (a caller may send answers too)."""
+    return items[-1] if items and items[-1].ids is not None else None
+
+
+def spoken_ids(answer: Item | None) -> list[int]:
+    """The ids that an answer keeps; none where there is no answer."""
+    return list(answer.ids or ()) if answer else []

@@ -6,6 +6,7 @@ Tenant ids are checked here, again, because a brace or a dot in one would let it
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -13,14 +14,15 @@ from typing import Final
 from services.conversations import ids
 
 SCHEMA: Final = "c1"  # version of names and values; a release that changes them reads both
-MAIN_LINE: Final = "main"  # a root's first line; branches will have names of their own
+MAIN_LINE: Final = "main"  # a root's first line; each branch has a random name
 
 HISTORY_TTL_S: Final = 30 * 86_400  # default of the setting; renewed by begin and commit
 TURN_SPARE_S: Final = 86_400  # a turn record outlives its deadline by this
-JOURNAL_SPARE_S: Final = 3_600  # a journal outlives its turn's deadline by this
-JOURNAL_END_S: Final = 300  # and its turn's end by this, for readers still tailing it
+JOURNAL_SPARE_S: Final = 3_600  # a journal outlives its turn's deadline by this; at the turn's end it goes
 GONE_TTL_S: Final = 86_400  # how long late writers meet a tombstone
 IDS_TTL_S: Final = 86_400  # sampled ids of stateless answers
+MAX_CLAIMS: Final = 4  # a turn that outlives more owners than this probably kills them
+IDEMPOTENCY_TTL_S: Final = 86_400  # how long a request sent again finds its first turn
 
 _TENANT: Final = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -51,15 +53,13 @@ class Keys:
         root, part = ids.response_parts(turn)
         return cls(tenant, root), part
 
-    @property
-    def line(self) -> str:
-        """Hash: ver, active, fence, created, meta, hint. History TTL."""
-        return self._named(f"line:{MAIN_LINE}")
+    def line(self, name: str = MAIN_LINE) -> str:
+        """Hash: ver, active, fence, created, meta, hint, hidden (no conversation of a caller's). History TTL."""
+        return self._named(f"line:{name}")
 
-    @property
-    def items(self) -> str:
-        """List of item ids, oldest first. History TTL."""
-        return self._named(f"items:{MAIN_LINE}")
+    def items(self, name: str = MAIN_LINE) -> str:
+        """List of item ids, oldest first. A branch copies the ids; the items are shared. History TTL."""
+        return self._named(f"items:{name}")
 
     @property
     def item(self) -> str:
@@ -81,11 +81,17 @@ class Keys:
         return self._named(f"turn:{part}")
 
     def journal(self, part: str) -> str:
-        """Stream of ids, entry id ``<n>-0`` with n ids so far. Deadline + JOURNAL_SPARE_S; JOURNAL_END_S at the end."""
+        """Stream of ids, entry id ``<n>-0`` with n ids so far. Deadline + JOURNAL_SPARE_S, or the turn's end."""
         return self._named(f"j:{part}")
 
     def _named(self, suffix: str) -> str:
         return f"{SCHEMA}:{{{self.tenant}.{self.root}}}:{suffix}"
+
+
+def idempotency_key(tenant: str, key: str) -> str:
+    """String: the digest of a request's body and the turn it began. IDEMPOTENCY_TTL_S."""
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return f"{SCHEMA}:idem:{{{tenant}.{digest}}}"
 
 
 def ids_key(key: bytes) -> str:

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cluster.protocol import Hint
-from services.conversations.keys import GONE_TTL_S
+from cluster.protocol import Hint, Logprobs
+from services.conversations.keys import GONE_TTL_S, MAIN_LINE
 from services.conversations.records import Conversation, Item, TurnRecord, TurnRequest, TurnState
 
 
 @dataclass(slots=True)
 class LineState:
-    """A line with its items, oldest first."""
+    """A line with the ids of its items, oldest first."""
 
     conversation: Conversation
     expires_at: float
+    is_hidden: bool = True
     version: int = 0
     active: str = ""
     fence: int = 0
     hint: Hint | None = None
-    items: list[Item] = field(default_factory=list)
+    items: list[str] = field(default_factory=list)
 
-    def position(self, item: str) -> int | None:
-        """Index of an item, None when it is not on the line."""
-        return next((i for i, held in enumerate(self.items) if held.id == item), None)
+    @property
+    def last(self) -> str:
+        """Id of its last item."""
+        return self.items[-1] if self.items else ""
 
 
 @dataclass(slots=True)
@@ -34,6 +36,7 @@ class TurnEntry:
     """A turn's record with its journal."""
 
     id: str
+    line: str
     request: TurnRequest
     base_version: int
     owner: str
@@ -42,40 +45,55 @@ class TurnEntry:
     deadline: float
     created_at: int
     expires_at: float
-    state: TurnState = TurnState.RUNNING
+    state: TurnState
     ids: list[int] = field(default_factory=list)
-    total: int = 0
+    logprobs: list[Logprobs] = field(default_factory=list)
     journal_expires_at: float = float("inf")
+    claims: int = 0
+    moves: int = 0
+    is_cancelled: bool = False
+    seen_until: float = 0.0
     version: int = 0  # of the line, as the commit left it
     finish: str = ""
     usage: dict[str, int] = field(default_factory=dict)
-    answer: Item | None = None
+    inputs: list[str] = field(default_factory=list)
+    answer: str = ""
+    last: str = ""
     error_code: str = ""
     error_message: str = ""
+    ended_at: int = 0
 
     @property
     def is_running(self) -> bool:
-        """False once terminal."""
+        """Whether somebody owns it, or did until his lease ran out."""
         return self.state is TurnState.RUNNING
 
-    def record(self, conversation: str) -> TurnRecord:
+    def record(self, conversation: str, answer: Item | None) -> TurnRecord:
         """The turn as the store's callers see it."""
         return TurnRecord(
             id=self.id,
             conversation=conversation,
+            line=self.line,
             state=self.state,
             request=self.request,
             base_version=self.base_version,
             owner=self.owner,
             fence=self.fence,
             until_ms=round(self.until * 1000) if self.is_running else 0,
-            total=self.total,
+            total=len(self.ids),
             created_at=self.created_at,
+            claims=self.claims,
+            moves=self.moves,
+            is_cancelled=self.is_cancelled,
             finish=self.finish,
             usage=dict(self.usage),
-            answer=self.answer,
+            answer=answer,
             error_code=self.error_code,
             error_message=self.error_message,
+            last=self.last,
+            ids=[] if self.state.is_open else list(self.ids),
+            logprobs=list(self.logprobs) or None if not self.state.is_open else None,
+            ended_at=self.ended_at,
         )
 
 
@@ -83,23 +101,47 @@ class TurnEntry:
 class RootState:
     """All of one root."""
 
-    line: LineState | None = None
+    lines: dict[str, LineState] = field(default_factory=dict)
+    items: dict[str, Item] = field(default_factory=dict)
     turns: dict[str, TurnEntry] = field(default_factory=dict)
-    gone_until: float = 0.0
+    gone: dict[str, float] = field(default_factory=dict)  # tombstone of a turn, or of all ("*"), and until when
+
+    @property
+    def conversation(self) -> LineState | None:
+        """The line that somebody made as a conversation."""
+        main = self.lines.get(MAIN_LINE)
+        return None if main is None or main.is_hidden else main
+
+    def read(self, names: list[str]) -> list[Item]:
+        """The items of these ids; those that were erased are left out."""
+        return [self.items[name] for name in names if name in self.items]
+
+    def bury(self, name: str, now: float) -> None:
+        """Late writers of this turn (``*``: of all) meet a tombstone for a day."""
+        self.gone[name] = now + GONE_TTL_S
+
+    def is_gone(self, turn: str, now: float) -> bool:
+        """Whether a turn, or everything, has been erased."""
+        return any(self.gone.get(name, 0.0) > now for name in ("*", turn))
 
     def erase(self, now: float) -> None:
-        """Forget everything; late writers meet a tombstone for a day."""
-        self.line = None
+        """Forget everything."""
+        self.lines.clear()
+        self.items.clear()
         self.turns.clear()
-        self.gone_until = now + GONE_TTL_S
+        self.bury("*", now)
 
     def drop_expired(self, now: float) -> None:
         """Let go of what has outlived its time."""
-        if self.line is not None and self.line.expires_at <= now:
-            self.line = None
-        for name in [name for name, turn in self.turns.items() if turn.expires_at <= now]:
-            del self.turns[name]
+        for held in (self.lines, self.turns):
+            for name in [name for name, one in held.items() if one.expires_at <= now]:
+                del held[name]
+        for name in [name for name, until in self.gone.items() if until <= now]:
+            del self.gone[name]
+        if not self.lines:
+            self.items.clear()
 
-    def is_empty(self, now: float) -> bool:
+    @property
+    def is_empty(self) -> bool:
         """Whether nothing, not even a tombstone, is left."""
-        return self.line is None and not self.turns and self.gone_until <= now
+        return not (self.lines or self.turns or self.gone)

@@ -9,7 +9,8 @@ from enum import StrEnum
 
 import msgspec
 
-from cluster.protocol import Hint
+from cluster.protocol import Hint, Logprobs
+from services.conversations.keys import MAIN_LINE
 
 
 class TurnState(StrEnum):
@@ -21,6 +22,11 @@ class TurnState(StrEnum):
     INCOMPLETE = "incomplete"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the turn has not ended."""
+        return self in {TurnState.QUEUED, TurnState.RUNNING}
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,44 +50,92 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """What a turn reads before it begins."""
+    """What a turn reads before it begins: a conversation, or a branch of answers without one.
+
+    Attributes:
+        name: of the line among those of its root.
+        is_hidden: nobody made it as a conversation; it holds what responses without one follow each other in.
+        active: id of the turn that holds it, or "".
+        items: oldest first; those that were erased are left out.
+    """
 
     conversation: Conversation
     version: int
-    active: str  # id of the running turn, or ""
+    active: str
     hint: Hint | None
-    items: list[Item]  # oldest first
+    items: list[Item]
+    name: str = MAIN_LINE
+    is_hidden: bool = False
 
 
 class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Enough to compute the turn again, on any owner."""
+    """Enough to compute the turn again, on any owner, and to show it again, on any gateway.
+
+    Attributes:
+        input: what the caller sent; empty in the record of an ended turn whose input is on its line.
+        sampling: msgpack of cluster.protocol.SamplingParams, the drawn seed included.
+        prompt_digest: hex BLAKE2b-128 of the prompt ids (u32 little endian).
+        fingerprint: of the model that the turn was begun on.
+        projection: version of the events that its ids give.
+        is_background: nobody waits for it; the queue brings it to an owner.
+        view: what the turn's maker wants to show of the request later; opaque here.
+    """
 
     request_id: str
     input: list[Item]
     instructions: str | None
-    sampling: bytes  # msgpack of cluster.protocol.SamplingParams, the drawn seed included
+    sampling: bytes
     stop: list[str]
-    prompt_digest: str  # hex BLAKE2b-128 of the prompt ids (u32 little endian)
+    prompt_digest: str
     prompt_tokens: int
     model: str
     metadata: dict[str, str] = {}
+    fingerprint: str = ""
+    projection: int = 1
+    priority: int = 0
+    weight: float = 1.0
+    is_background: bool = False
+    view: bytes = b""
 
 
 class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored turn."""
+    """A stored turn.
+
+    Attributes:
+        conversation: ``conv_…`` of its root, whether or not somebody made it.
+        line: the line of that root which it stands on.
+        until_ms: end of the lease, server clock; 0 while nobody owns the turn.
+        total: ids in its journal; of an ended turn, all that were generated.
+        claims: how many owners took it over.
+        moves: how often its answer went on at another replica.
+        is_cancelled: somebody asked to cancel it.
+        finish: FinishReason, once terminal.
+        answer: the item that it appended, once terminal.
+        last: id of the line's last item behind it, once terminal; where a branch begins.
+        ids: all ids that were generated, once terminal.
+        logprobs: of ``ids``, where they were asked for.
+    """
 
     id: str
-    conversation: str  # its line: conv_… ; for a turn begun without one, the unlisted line of its root
+    conversation: str
+    line: str
     state: TurnState
     request: TurnRequest
     base_version: int
     owner: str
     fence: int
-    until_ms: int  # lease end, server clock
-    total: int  # ids journalled
+    until_ms: int
+    total: int
     created_at: int
-    finish: str = ""  # FinishReason, once terminal
+    claims: int = 0
+    moves: int = 0
+    is_cancelled: bool = False
+    finish: str = ""
     usage: dict[str, int] = {}
     answer: Item | None = None
     error_code: str = ""
     error_message: str = ""
+    last: str = ""
+    ids: list[int] = []
+    logprobs: list[Logprobs] | None = None
+    ended_at: int = 0

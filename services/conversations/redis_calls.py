@@ -10,53 +10,63 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from cluster.protocol import FinishReason
 from services.conversations import codec, ids
-from services.conversations.items import answer_id
-from services.conversations.keys import GONE_TTL_S, JOURNAL_END_S, JOURNAL_SPARE_S, MAIN_LINE, TURN_SPARE_S, Keys
-from services.conversations.records import Item
+from services.conversations.items import answer_of, spoken_ids
+from services.conversations.keys import GONE_TTL_S, JOURNAL_SPARE_S, MAIN_LINE, MAX_CLAIMS, TURN_SPARE_S, Keys
+from services.conversations.records import Item, TurnRecord
 from services.conversations.redis_link import execute
-from services.conversations.scripts import Arg, lines, turns
-from services.conversations.store import Begin, Commit, Note, Reply, Verdict
+from services.conversations.scripts import Arg, Script, lines, turns
+from services.conversations.store import Begin, Commit, Note, Reply, Tail, Verdict
 
-_LINE_MEMBER: Final = f"line:{MAIN_LINE}"  # members of the index and of the tombstone set
+_LINE_MEMBER: Final = "line:"  # members of the index and of the tombstone set
 _TURN_MEMBER: Final = "turn:"
+_LAST_TURN: Final = 2  # ERASE_TURN: nothing else is left
 _MAX_LOOKS: Final = 4  # a line cannot change its active turn more often within one call, short of a stampede
 
-NoteCall = tuple[list[str], list[Arg]]  # KEYS and ARGV
+Call = tuple[list[str], list[Arg]]  # KEYS and ARGV
 
 
 def create_args(metadata: Mapping[str, str], items: Sequence[Item], history_ttl_s: int) -> list[Arg]:
     """ARGV of CREATE."""
-    return [codec.encode(dict(metadata)), history_ttl_s, _LINE_MEMBER, *_item_args(items)]
+    return [codec.encode(dict(metadata)), history_ttl_s, _LINE_MEMBER + MAIN_LINE, *_item_args(items)]
 
 
-def claim_args(owner: str, lease_s: float, part: str) -> list[Arg]:
-    """ARGV of CLAIM."""
-    return [owner, _ms(lease_s), _TURN_MEMBER + part]
+def release_call(keys: Keys, part: str, owner: str, state: str) -> Call:
+    """KEYS and ARGV of RELEASE."""
+    return [keys.turn(part), keys.gone], [owner, _TURN_MEMBER + part, state]
 
 
-def commit_args(commit: Commit, part: str, *, history_ttl_s: int) -> list[Arg]:
-    """ARGV of COMMIT."""
-    return [
+def commit_call(commit: Commit, *, history_ttl_s: int) -> Call:
+    """KEYS and ARGV of COMMIT."""
+    keys, part = Keys.of_turn(commit.tenant, commit.turn)
+    line, items = keys.line(commit.line), keys.items(commit.line)
+    answer = answer_of(commit.items)
+    names = [keys.turn(part), line, items, keys.item, keys.journal(part), keys.gone, keys.index]
+    args: list[Arg] = [
         commit.owner,
         commit.state.value,
         commit.base_version,
-        commit.total,
+        len(commit.ids),
         commit.finish,
         codec.encode(dict(commit.usage)),
         commit.error_code,
         commit.error_message,
         codec.encode(commit.hint) if commit.hint else b"",
         history_ttl_s,
-        JOURNAL_END_S,
+        b"" if spoken_ids(answer) == list(commit.ids) else codec.pack_ids(commit.ids),
         commit.turn,
         _TURN_MEMBER + part,
-        answer_id(commit.items),
+        answer.id if answer else "",
+        codec.pack_logprobs(commit.logprobs),
+        codec.encode([item.id for item in commit.items if item is not answer]),
         *_item_args(commit.items),
     ]
+    return names, args
 
 
 async def begin(redis: Redis, begin: Begin, *, history_ttl_s: int) -> Reply:
@@ -64,8 +74,9 @@ async def begin(redis: Redis, begin: Begin, *, history_ttl_s: int) -> Reply:
     keys, part = Keys.of_turn(begin.tenant, begin.turn)
     seen, seen_part = "", part
     for _ in range(_MAX_LOOKS):
-        names = [keys.line, keys.turn(part), keys.index, keys.gone, keys.items, keys.item, keys.turn(seen_part)]
-        outcome = await turns.BEGIN.run(redis, names, _begin_args(begin, part, seen, history_ttl_s))
+        outcome = await turns.BEGIN.run(
+            redis, _begin_keys(begin, keys, part, seen_part), _begin_args(begin, part, seen, history_ttl_s)
+        )
         if outcome[0] != b"look":
             return codec.decode_reply(outcome)
         seen = outcome[2].decode()
@@ -73,38 +84,80 @@ async def begin(redis: Redis, begin: Begin, *, history_ttl_s: int) -> Reply:
     return Reply(Verdict.BUSY, turn=seen)
 
 
-def note_call(note: Note) -> NoteCall:
+def _begin_keys(begin: Begin, keys: Keys, part: str, seen_part: str) -> list[str]:
+    line, items = keys.line(begin.line), keys.items(begin.line)
+    left = keys.items(begin.fork.line) if begin.fork else items
+    return [line, keys.turn(part), keys.index, keys.gone, items, keys.item, keys.turn(seen_part), left]
+
+
+def note_call(note: Note) -> Call:
     """KEYS and ARGV of NOTE."""
     keys, part = Keys.of_turn(note.tenant, note.turn)
     names = [keys.turn(part), keys.journal(part), keys.gone]
     segment = codec.pack_ids(note.ids)
-    return names, [note.owner, note.start, segment, _ms(note.lease_s), _TURN_MEMBER + part, _ms(JOURNAL_SPARE_S)]
+    lease_ms, spare_ms, logprobs = _ms(note.lease_s), _ms(JOURNAL_SPARE_S), codec.pack_logprobs(note.logprobs)
+    member = _TURN_MEMBER + part
+    return names, [note.owner, note.start, segment, lease_ms, member, spare_ms, logprobs, note.moves]
 
 
-async def run_notes(redis: Redis, calls: Sequence[NoteCall]) -> list[Reply]:
-    """All notes in one pipeline. A server that does not know the script yet is sent it, and then all notes again."""
+def tail_call(tail: Tail) -> Call:
+    """KEYS and ARGV of TAIL."""
+    keys, part = Keys.of_turn(tail.tenant, tail.turn)
+    return [keys.turn(part), keys.journal(part)], [tail.after, _ms(tail.watch_s)]
+
+
+async def claim(redis: Redis, keys: Keys, part: str, *, owner: str, lease_s: float) -> Reply:
+    """Run CLAIM on the line that the turn stands on, which never changes."""
+    names = [keys.turn(part), keys.line(await _line_of(redis, keys, part)), keys.gone]
+    args: list[Arg] = [owner, _ms(lease_s), _TURN_MEMBER + part, MAX_CLAIMS]
+    return codec.decode_reply(await turns.CLAIM.run(redis, names, args))
+
+
+async def cancel(redis: Redis, keys: Keys, part: str, turn: str, *, history_ttl_s: int) -> bytes | None:
+    """Run CANCEL; the turn's state, None when there is no such turn."""
+    name = await _line_of(redis, keys, part)
+    args: list[Arg] = [turn, history_ttl_s, FinishReason.ABORTED.value, codec.encode({})]
+    names = [keys.turn(part), keys.line(name), keys.items(name)]
+    state: bytes | None = await turns.CANCEL.run(redis, names, args)
+    return state
+
+
+async def run_many(redis: Redis, script: Script, calls: Sequence[Call]) -> list[Any]:
+    """One script on many keys in one pipeline. A server that does not know it yet is sent it, then all calls again."""
     try:
-        return await _pipeline_notes(redis, calls)
+        return await _pipeline(redis, script, calls)
     except NoScriptError:
-        await turns.NOTE.run(redis, *calls[0])
-        return await _pipeline_notes(redis, calls)
+        await redis.script_load(script.text)
+        return await _pipeline(redis, script, calls)
 
 
-async def erase(redis: Redis, keys: Keys) -> bool:
+async def erase(redis: Redis, keys: Keys, *, only_conversations: bool) -> bool:
     """Erase all of a root; False when there was nothing."""
     name = secrets.token_hex(8)
+    head: list[Arg] = [GONE_TTL_S, name, int(only_conversations)]
     members: Any = await redis.smembers(keys.index)  # bytes
-    outcome = await _erase_once(redis, keys, name, members)
+    outcome = await _erase_once(redis, keys, head, members)
     existed = outcome[0] != b"absent"
     while outcome[0] == b"more":
-        outcome = await _erase_once(redis, keys, name, outcome[1:])
+        outcome = await _erase_once(redis, keys, head, outcome[1:])
     return existed
 
 
+async def erase_turn(redis: Redis, keys: Keys, part: str, record: TurnRecord, items: Sequence[str]) -> bool:
+    """Erase one turn, and its root with it when nothing else is left there; False when there was no such turn."""
+    line, own = keys.line(record.line), keys.items(record.line)
+    names = [keys.gone, keys.turn(part), keys.journal(part), line, own, keys.item, keys.index]
+    args: list[Arg] = [GONE_TTL_S, secrets.token_hex(8), _TURN_MEMBER + part, record.id, *items]
+    outcome = await turns.ERASE_TURN.run(redis, names, args)
+    if outcome == _LAST_TURN:
+        await erase(redis, keys, only_conversations=False)
+    return bool(outcome)
+
+
 async def read_head(redis: Redis, keys: Keys) -> tuple[bytes | None, bytes | None]:
-    """``created`` and ``meta`` of a line; None when there is no such line."""
-    created, meta = cast("list[Any]", await redis.hmget(keys.line, ["created", "meta"]))
-    return created, meta
+    """``created`` and ``meta`` of a conversation; None when there is none, or nobody made it as one."""
+    created, meta, hidden = cast("list[Any]", await redis.hmget(keys.line(), ["created", "meta", "hidden"]))
+    return (created, meta) if hidden is None else (None, None)
 
 
 async def read_turn(redis: Redis, keys: Keys, part: str) -> tuple[dict[bytes, bytes], bytes | None]:
@@ -115,13 +168,24 @@ async def read_turn(redis: Redis, keys: Keys, part: str) -> tuple[dict[bytes, by
     return fields, answer
 
 
-async def read_journal(redis: Redis, keys: Keys, part: str) -> tuple[bool, list[codec.Entry]]:
-    """Whether the record exists, and the journal's entries."""
-    async with redis.pipeline(transaction=False) as pipe:
-        pipe.exists(keys.turn(part))
-        pipe.xrange(keys.journal(part))
-        exists, entries = await execute(pipe)
-    return bool(exists), entries
+async def read_input(redis: Redis, keys: Keys, part: str) -> tuple[list[str], list[Item]]:
+    """Ids and items of an ended turn's input, those left out that were erased."""
+    packed: Any = await redis.hget(keys.turn(part), "inputs")
+    names = codec.decode_names(packed) if packed else []
+    blobs: Any = await redis.hmget(keys.item, names) if names else []
+    return names, [codec.decode_item(blob) for blob in blobs if blob is not None]
+
+
+async def reserve(redis: Redis, key: str, value: bytes, ttl_s: int) -> bytes | None:
+    """Write a value where there is none; the one that is there."""
+    held: Any = await redis.set(key, value, ex=ttl_s, nx=True, get=True)
+    return cast("bytes | None", held)
+
+
+async def is_erased(redis: Redis, keys: Keys, part: str) -> bool:
+    """Whether a turn, or all of its root, has a tombstone."""
+    marks: Any = await redis.smismember(keys.gone, ["*", _TURN_MEMBER + part])
+    return any(marks)
 
 
 async def ping(redis: Redis) -> None:
@@ -129,20 +193,32 @@ async def ping(redis: Redis) -> None:
     await redis.ping()
 
 
-async def _pipeline_notes(redis: Redis, calls: Sequence[NoteCall]) -> list[Reply]:
+async def _line_of(redis: Redis, keys: Keys, part: str) -> str:
+    """The name of a turn's line; without such a turn, of any line, for there is nothing to do on it."""
+    name: Any = await redis.hget(keys.turn(part), "line")
+    return name.decode() if name else MAIN_LINE
+
+
+async def _pipeline(redis: Redis, script: Script, calls: Sequence[Call]) -> list[Any]:
     async with redis.pipeline(transaction=False) as pipe:
         for names, args in calls:
-            pipe.evalsha(turns.NOTE.sha, len(names), *names, *args)
-        return [codec.decode_reply(raw) for raw in await execute(pipe)]
+            pipe.evalsha(script.sha, len(names), *names, *args)
+        return await execute(pipe)
 
 
-async def _erase_once(redis: Redis, keys: Keys, name: str, members: Collection[bytes]) -> list[bytes]:
-    turn_members = [member.decode() for member in members if member.startswith(_TURN_MEMBER.encode())]
-    parts = [member.removeprefix(_TURN_MEMBER) for member in turn_members]
-    of_turns = [key for part in parts for key in (keys.turn(part), keys.journal(part))]
-    names = [keys.gone, keys.line, keys.items, keys.item, keys.index, *of_turns]
-    outcome: list[bytes] = await lines.ERASE.run(redis, names, [GONE_TTL_S, name, *members])
+async def _erase_once(redis: Redis, keys: Keys, head: Sequence[Arg], members: Collection[bytes]) -> list[bytes]:
+    names = [keys.gone, keys.line(), keys.items(), keys.item, keys.index]
+    names += [key for member in members for key in _keys_of(keys, member.decode())]
+    outcome: list[bytes] = await lines.ERASE.run(redis, names, [*head, *members])
     return outcome
+
+
+def _keys_of(keys: Keys, member: str) -> list[str]:
+    """The keys that a member of the index stands for, besides those that every root has."""
+    kind, _, name = member.partition(":")
+    if kind == "turn":
+        return [keys.turn(name), keys.journal(name)]
+    return [keys.line(name), keys.items(name)] if name != MAIN_LINE else []
 
 
 def _begin_args(begin: Begin, part: str, seen: str, history_ttl_s: int) -> list[Arg]:
@@ -153,13 +229,17 @@ def _begin_args(begin: Begin, part: str, seen: str, history_ttl_s: int) -> list[
         begin.base_version,
         _ms(begin.lease_s),
         _ms(begin.deadline_s),
-        codec.encode(begin.request),
+        codec.encode(msgspec.structs.replace(begin.request, input=[])),
         int(begin.new_line),
         history_ttl_s,
         _ms(TURN_SPARE_S),
         codec.encode({}),
-        _LINE_MEMBER,
+        _LINE_MEMBER + begin.line,
         _TURN_MEMBER + part,
+        begin.state.value,
+        begin.line,
+        codec.encode(begin.request.input),
+        begin.fork.last if begin.fork else "",
     ]
 
 

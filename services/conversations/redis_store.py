@@ -14,11 +14,11 @@ from cluster.errors import NotFoundError
 from services.conversations import codec, ids, redis_calls
 from services.conversations.checks import check_begin, check_commit
 from services.conversations.items import name_items
-from services.conversations.keys import HISTORY_TTL_S, Keys
-from services.conversations.records import Conversation, Item, Line, TurnRecord
+from services.conversations.keys import HISTORY_TTL_S, IDEMPOTENCY_TTL_S, MAIN_LINE, Keys, idempotency_key
+from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnState
 from services.conversations.redis_link import RedisLink
 from services.conversations.scripts import Arg, lines, turns
-from services.conversations.store import Begin, Commit, ItemPage, Note, Reply
+from services.conversations.store import Begin, Commit, ItemPage, Note, Reply, Reservation, Tail, Tailed
 
 
 class RedisConversationStore:
@@ -39,7 +39,7 @@ class RedisConversationStore:
         name = ids.new_conversation()
         keys = Keys.of_conversation(tenant, name)
         args = redis_calls.create_args(metadata, name_items(items, name), self._history_ttl_s)
-        names = [keys.line, keys.items, keys.item, keys.index]
+        names = [keys.line(), keys.items(), keys.item, keys.index]
         created = await self._link.call(lambda redis: lines.CREATE.run(redis, names, args))
         return Conversation(id=name, created_at=created, metadata=dict(metadata))
 
@@ -51,21 +51,26 @@ class RedisConversationStore:
             raise NotFoundError("conversation", conversation)
         return codec.decode_conversation(conversation, created, meta)
 
-    async def load(self, tenant: str, conversation: str, *, newest: int = 0) -> Line:
-        """The line with its newest items (0: all). Raises NotFoundError."""
-        keys = Keys.of_conversation(tenant, conversation)
-        names = [keys.line, keys.items, keys.item]
+    async def load(self, tenant: str, conversation: str, *, line: str | None = None, newest: int = 0) -> Line:
+        """A line with its newest items (0: all); without ``line``, the conversation that somebody made.
+
+        Raises:
+            NotFoundError: there is none; a hidden line is no conversation.
+        """
+        keys, name = Keys.of_conversation(tenant, conversation), line or MAIN_LINE
+        names = [keys.line(name), keys.items(name), keys.item]
         reply = await self._link.call(lambda redis: lines.LOAD.run(redis, names, [newest]))
-        if not reply:
+        loaded = codec.decode_line(conversation, name, reply) if reply else None
+        if loaded is None or (loaded.is_hidden and line is None):
             raise NotFoundError("conversation", conversation)
-        return codec.decode_line(conversation, reply)
+        return loaded
 
     async def items(
         self, tenant: str, conversation: str, *, after: str | None, limit: int, descending: bool
     ) -> ItemPage:
         """Raises NotFoundError, for an unknown ``after`` too."""
         keys = Keys.of_conversation(tenant, conversation)
-        names = [keys.line, keys.items, keys.item]
+        names = [keys.line(), keys.items(), keys.item]
         args: list[Arg] = [after or "", limit, int(descending)]
         outcome, *rest = await self._link.call(lambda redis: lines.PAGE.run(redis, names, args))
         if outcome == b"absent":
@@ -78,7 +83,7 @@ class RedisConversationStore:
     async def delete(self, tenant: str, conversation: str) -> None:
         """Erase the conversation and all its turns. Raises NotFoundError."""
         keys = Keys.of_conversation(tenant, conversation)
-        if not await self._link.call(lambda redis: redis_calls.erase(redis, keys)):
+        if not await self._link.call(lambda redis: redis_calls.erase(redis, keys, only_conversations=True)):
             raise NotFoundError("conversation", conversation)
 
     async def begin(self, begin: Begin) -> Reply:
@@ -88,25 +93,45 @@ class RedisConversationStore:
         return await self._link.call(lambda redis: redis_calls.begin(redis, begin, history_ttl_s=ttl_s))
 
     async def claim(self, tenant: str, turn: str, *, owner: str, lease_s: float) -> Reply:
-        """Take an expired turn over: OK (``value`` ids held), LIVE, TERMINAL, ABSENT or GONE."""
+        """Take over a turn that waits, or whose lease has run out.
+
+        OK (``value`` ids held), POISON (the same, but only to end it), LIVE, TERMINAL, ABSENT or GONE.
+        """
         keys, part = Keys.of_turn(tenant, turn)
-        names, args = [keys.turn(part), keys.line, keys.gone], redis_calls.claim_args(owner, lease_s, part)
-        return codec.decode_reply(await self._link.call(lambda redis: turns.CLAIM.run(redis, names, args)))
+        return await self._link.call(lambda redis: redis_calls.claim(redis, keys, part, owner=owner, lease_s=lease_s))
+
+    async def release(self, tenant: str, turn: str, *, owner: str, is_queued: bool) -> Reply:
+        """Give a turn up for others to claim at once; ``is_queued``: from the queue. OK, LOST, ABSENT or GONE."""
+        keys, part = Keys.of_turn(tenant, turn)
+        state = TurnState.QUEUED if is_queued else TurnState.RUNNING
+        names, args = redis_calls.release_call(keys, part, owner, state)
+        return codec.decode_reply(await self._link.call(lambda redis: turns.RELEASE.run(redis, names, args)))
 
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
         """Write many turns' journals in one round trip; one reply each: OK, GAP, LOST, ABSENT or GONE."""
         if not notes:
             return []
         calls = [redis_calls.note_call(note) for note in notes]
-        return await self._link.call(lambda redis: redis_calls.run_notes(redis, calls))
+        replies = await self._link.call(lambda redis: redis_calls.run_many(redis, turns.NOTE, calls))
+        return [codec.decode_reply(reply) for reply in replies]
 
     async def commit(self, commit: Commit) -> Reply:
         """OK (``value`` version), DONE, LOST, ABSENT or GONE."""
         check_commit(commit)
-        keys, part = Keys.of_turn(commit.tenant, commit.turn)
-        names = [keys.turn(part), keys.line, keys.items, keys.item, keys.journal(part), keys.gone, keys.index]
-        args = redis_calls.commit_args(commit, part, history_ttl_s=self._history_ttl_s)
+        names, args = redis_calls.commit_call(commit, history_ttl_s=self._history_ttl_s)
         return codec.decode_reply(await self._link.call(lambda redis: turns.COMMIT.run(redis, names, args)))
+
+    async def cancel(self, tenant: str, turn: str) -> TurnState:
+        """Ask to end a turn: a waiting one ends at once, a running one when its owner hears of it.
+
+        Returns the state it is in now. Raises NotFoundError.
+        """
+        keys, part = Keys.of_turn(tenant, turn)
+        ttl_s = self._history_ttl_s
+        state = await self._link.call(lambda redis: redis_calls.cancel(redis, keys, part, turn, history_ttl_s=ttl_s))
+        if state is None:
+            raise NotFoundError("response", turn)
+        return TurnState(state.decode())
 
     async def turn(self, tenant: str, turn: str) -> TurnRecord:
         """Raises NotFoundError."""
@@ -116,18 +141,41 @@ class RedisConversationStore:
             raise NotFoundError("response", turn)
         return codec.decode_turn(turn, ids.conversation_of(turn), fields, answer=answer)
 
-    async def journal(self, tenant: str, turn: str) -> list[int]:
-        """Ids journalled so far, in order; none once the journal has expired, five minutes after the turn's end.
+    async def turn_input(self, tenant: str, record: TurnRecord) -> list[Item]:
+        """The input of a turn, whether or not it has ended; without items that were erased."""
+        if record.request.input:
+            return record.request.input
+        keys, part = Keys.of_turn(tenant, record.id)
+        _, items = await self._link.call(lambda redis: redis_calls.read_input(redis, keys, part))
+        return items
 
-        Raises:
-            NotFoundError: there is no such turn.
-            TurnLostError: the journal has a hole (the server lost writes).
-        """
+    async def tail(self, tails: Sequence[Tail]) -> list[Tailed]:
+        """Look at many turns in one round trip."""
+        if not tails:
+            return []
+        calls = [redis_calls.tail_call(tail) for tail in tails]
+        replies = await self._link.call(lambda redis: redis_calls.run_many(redis, turns.TAIL, calls))
+        return [codec.decode_tailed(reply, tail.after) for tail, reply in zip(tails, replies, strict=True)]
+
+    async def delete_turn(self, tenant: str, turn: str) -> None:
+        """Erase a turn and, unless they belong to a conversation, its items. Raises NotFoundError."""
         keys, part = Keys.of_turn(tenant, turn)
-        exists, entries = await self._link.call(lambda redis: redis_calls.read_journal(redis, keys, part))
-        if not exists:
+        record = await self.turn(tenant, turn)
+        inputs, _ = await self._link.call(lambda redis: redis_calls.read_input(redis, keys, part))
+        names = [*inputs, *([record.answer.id] if record.answer else [])]
+        if not await self._link.call(lambda redis: redis_calls.erase_turn(redis, keys, part, record, names)):
             raise NotFoundError("response", turn)
-        return codec.decode_journal(turn, entries)
+
+    async def is_erased(self, tenant: str, turn: str) -> bool:
+        """Whether a turn is known to have been erased; known for a day."""
+        keys, part = Keys.of_turn(tenant, turn)
+        return await self._link.call(lambda redis: redis_calls.is_erased(redis, keys, part))
+
+    async def reserve(self, tenant: str, key: str, reservation: Reservation) -> Reservation:
+        """What an idempotency key (any text) stands for: ``reservation``, or what was reserved before."""
+        name, value = idempotency_key(tenant, key), codec.encode(reservation)
+        held = await self._link.call(lambda redis: redis_calls.reserve(redis, name, value, IDEMPOTENCY_TTL_S))
+        return codec.decode_reservation(held) if held else reservation
 
     async def ping(self) -> None:
         """Raises StoreUnavailableError when the store does not answer."""

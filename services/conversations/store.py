@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from cluster.protocol import Hint
+from cluster.protocol import Hint, Logprobs
+from services.conversations.keys import MAIN_LINE
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnRequest, TurnState
 
 
@@ -19,11 +20,12 @@ class Verdict(StrEnum):
     """What a write was answered."""
 
     OK = "ok"
-    BUSY = "busy"  # begin: another turn is active and its lease lives
-    EXPIRED = "expired"  # begin: another turn is active, but its owner is gone; claim and commit it first
+    BUSY = "busy"  # begin: another turn is active, or waits for its turn
+    EXPIRED = "expired"  # begin: another turn is active, but its owner is gone; ``value``: since when (ms)
     VERSION = "version"  # begin: the line has moved on since it was loaded
     EXISTS = "exists"  # begin: this very turn has ended, or another owner runs it (its own owner hears OK again)
     LIVE = "live"  # claim: its owner still lives
+    POISON = "poison"  # claim: it outlived too many owners; the caller owns it now, to end it as failed
     TERMINAL = "terminal"  # claim: it has ended
     GAP = "gap"  # note: ids are missing before these; ``have`` says how many are held
     LOST = "lost"  # another owner holds the lease
@@ -36,18 +38,30 @@ class Verdict(StrEnum):
 class Reply:
     """A verdict with what belongs to it.
 
-    ``turn``: the active turn (BUSY, EXPIRED). ``value``: fence, version or ids held.
+    ``turn``: the active turn (BUSY, EXPIRED). ``value``: fence, version, ids held or milliseconds.
     """
 
     verdict: Verdict
     value: int = 0
     turn: str = ""
     cancel: bool = False  # note: somebody asked to cancel the turn
+    seen_s: float = 0.0  # note: a reader of the turn will be back within this
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a new branch leaves a line: behind the item ``last``; "" is the line's beginning."""
+
+    line: str
+    last: str
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Accept a turn. ``owner`` is a random 128-bit token (hex)."""
+    """Accept a turn.
+
+    ``owner`` is a random 128-bit token (hex). A QUEUED turn has its maker's: a begin that is sent again is known by it.
+    """
 
     tenant: str
     turn: str
@@ -57,12 +71,19 @@ class Begin:
     lease_s: float
     deadline_s: float
     request: TurnRequest
-    new_line: bool = False  # create the (unlisted) line too
+    new_line: bool = False  # create the (hidden) line too
+    line: str = MAIN_LINE
+    fork: Fork | None = None  # what the new line begins with
+    state: TurnState = TurnState.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Append ids to a turn's journal and renew its lease. ``start`` is the index of ids[0]; ids may be empty."""
+    """Append ids to a turn's journal and renew its lease.
+
+    ``start`` is the index of ids[0]; ids may be empty. ``logprobs`` has one entry per id, equally many best ones in
+    each, or none at all. ``moves``: how often the answer went on elsewhere so far.
+    """
 
     tenant: str
     turn: str
@@ -70,11 +91,16 @@ class Note:
     start: int
     ids: Sequence[int]
     lease_s: float
+    logprobs: Sequence[Logprobs] = ()
+    moves: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """End a turn: append its input and answer to the line in one step. A failed turn appends nothing."""
+    """End a turn: append its input and answer to the line in one step. A failed turn appends nothing.
+
+    ``ids`` are all that were generated; those that the answer keeps may be fewer or others.
+    """
 
     tenant: str
     turn: str
@@ -83,10 +109,12 @@ class Commit:
     state: TurnState
     base_version: int
     items: Sequence[Item]  # input items, then the answer; empty when failed
-    total: int
+    ids: Sequence[int]
     finish: str
     usage: Mapping[str, int]
     hint: Hint | None = None
+    line: str = MAIN_LINE
+    logprobs: Sequence[Logprobs] = ()
     error_code: str = ""
     error_message: str = ""
 
@@ -97,6 +125,38 @@ class ItemPage:
 
     items: Sequence[Item]
     has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A look at a turn: its state, and the ids behind the first ``after``, which must be the end of a segment."""
+
+    tenant: str
+    turn: str
+    after: int = 0
+    watch_s: float = 0.0  # tells the owner that this reader will be back within this; 0: nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Tailed:
+    """What a look found.
+
+    ``state`` None: there is no such turn (any more). An ended turn has no journal: its record holds the ids.
+    ``is_broken``: the journal has a hole, for the server lost writes.
+    """
+
+    state: TurnState | None
+    ids: Sequence[int] = ()
+    logprobs: Sequence[Logprobs] = ()
+    is_broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What an idempotency key stands for: the digest of the request's body, and the turn it began."""
+
+    body: str
+    turn: str
 
 
 class ConversationStore(Protocol):
@@ -110,8 +170,12 @@ class ConversationStore(Protocol):
         """Raises NotFoundError."""
         ...
 
-    async def load(self, tenant: str, conversation: str, *, newest: int = 0) -> Line:
-        """The line with its newest items (0: all). Raises NotFoundError."""
+    async def load(self, tenant: str, conversation: str, *, line: str | None = None, newest: int = 0) -> Line:
+        """A line with its newest items (0: all); without ``line``, the conversation that somebody made.
+
+        Raises:
+            NotFoundError: there is none; a hidden line is no conversation.
+        """
         ...
 
     async def items(
@@ -129,7 +193,14 @@ class ConversationStore(Protocol):
         ...
 
     async def claim(self, tenant: str, turn: str, *, owner: str, lease_s: float) -> Reply:
-        """Take an expired turn over: OK (``value`` ids held), LIVE, TERMINAL, ABSENT or GONE."""
+        """Take over a turn that waits, or whose lease has run out.
+
+        OK (``value`` ids held), POISON (the same, but only to end it), LIVE, TERMINAL, ABSENT or GONE.
+        """
+        ...
+
+    async def release(self, tenant: str, turn: str, *, owner: str, is_queued: bool) -> Reply:
+        """Give a turn up for others to claim at once; ``is_queued``: from the queue. OK, LOST, ABSENT or GONE."""
         ...
 
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
@@ -140,12 +211,35 @@ class ConversationStore(Protocol):
         """OK (``value`` version), DONE, LOST, ABSENT or GONE."""
         ...
 
+    async def cancel(self, tenant: str, turn: str) -> TurnState:
+        """Ask to end a turn: a waiting one ends at once, a running one when its owner hears of it.
+
+        Returns the state it is in now. Raises NotFoundError.
+        """
+        ...
+
     async def turn(self, tenant: str, turn: str) -> TurnRecord:
         """Raises NotFoundError."""
         ...
 
-    async def journal(self, tenant: str, turn: str) -> list[int]:
-        """Ids journalled so far, in order; none five minutes after the turn's end. Raises NotFoundError."""
+    async def turn_input(self, tenant: str, record: TurnRecord) -> list[Item]:
+        """The input of a turn, whether or not it has ended; without items that were erased."""
+        ...
+
+    async def tail(self, tails: Sequence[Tail]) -> list[Tailed]:
+        """Look at many turns in one round trip."""
+        ...
+
+    async def delete_turn(self, tenant: str, turn: str) -> None:
+        """Erase a turn and, unless they belong to a conversation, its items. Raises NotFoundError."""
+        ...
+
+    async def is_erased(self, tenant: str, turn: str) -> bool:
+        """Whether a turn is known to have been erased; known for a day."""
+        ...
+
+    async def reserve(self, tenant: str, key: str, reservation: Reservation) -> Reservation:
+        """What an idempotency key (any text) stands for: ``reservation``, or what was reserved before."""
         ...
 
     async def ping(self) -> None:

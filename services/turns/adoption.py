@@ -15,7 +15,7 @@ import structlog
 from cluster.errors import ConversationBusyError, NotFoundError, TurnLostError
 from cluster.protocol import FinishReason
 from services.conversations.records import TurnRecord, TurnState
-from services.conversations.store import Commit, Verdict
+from services.conversations.store import Commit, Tail, Verdict
 from services.turns.answer import answer_items
 from services.turns.parts import TurnParts
 from services.turns.projection import Projection
@@ -49,13 +49,13 @@ async def close_orphan(parts: TurnParts, tenant: str, turn: str) -> None:
     except NotFoundError:  # erased meanwhile
         return
     reply = await parts.store.commit(commit)
-    _log.info("turn.adopted", turn=turn, ids=commit.total, verdict=reply.verdict.value)
+    _log.info("turn.adopted", turn=turn, ids=len(commit.ids), verdict=reply.verdict.value)
 
 
 async def _ending(parts: TurnParts, tenant: str, owner: str, record: TurnRecord) -> Commit:
-    try:
-        journal = await parts.store.journal(tenant, record.id)
-    except TurnLostError as error:  # it has a hole: nobody can say what the client was sent
+    (tailed,) = await parts.store.tail([Tail(tenant, record.id)])
+    if tailed.is_broken:  # nobody can say what the client was sent
+        error = TurnLostError(f"The journal of {record.id} has a hole: the store has lost writes.")
         return replace(
             _commit(parts, tenant, owner, record, ()),
             state=TurnState.FAILED,
@@ -64,7 +64,7 @@ async def _ending(parts: TurnParts, tenant: str, owner: str, record: TurnRecord)
             error_code=error.code,
             error_message=str(error),
         )
-    return _commit(parts, tenant, owner, record, journal)
+    return _commit(parts, tenant, owner, record, tailed.ids)
 
 
 def _commit(parts: TurnParts, tenant: str, owner: str, record: TurnRecord, journal: Sequence[int]) -> Commit:
@@ -72,7 +72,6 @@ def _commit(parts: TurnParts, tenant: str, owner: str, record: TurnRecord, journ
     projection.push(journal)
     projection.close()
     answer = answer_items(record.id, projection, projection.answer_ids(), is_whole=False)
-    total = len(projection.ids)
     return Commit(
         tenant=tenant,
         turn=record.id,
@@ -81,7 +80,7 @@ def _commit(parts: TurnParts, tenant: str, owner: str, record: TurnRecord, journ
         state=TurnState.INCOMPLETE,
         base_version=record.base_version,
         items=[*record.request.input, *answer],
-        total=total,
+        ids=projection.ids,
         finish=FinishReason.ABORTED,
-        usage={"prompt_tokens": record.request.prompt_tokens, "cached_tokens": 0, "output_tokens": total},
+        usage={"prompt_tokens": record.request.prompt_tokens, "cached_tokens": 0, "output_tokens": len(projection.ids)},
     )

@@ -171,7 +171,7 @@ class TurnOwner:
             state=state,
             base_version=accepted.base_version,
             items=[*accepted.items, *answer] if is_kept else [],
-            total=len(production.projection.ids),
+            ids=production.projection.ids,
             finish=result.reason.value,
             usage=_usage(result),
             hint=production.hint(),

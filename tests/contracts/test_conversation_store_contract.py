@@ -151,7 +151,7 @@ async def test_a_deleted_conversation_is_gone_with_its_turns(store):
     for call in READS.values():
         with pytest.raises(NotFoundError):
             await call(store, TENANT, made.id)
-    for read in (store.turn, store.journal):
+    for read in (store.turn, store.cancel, store.delete_turn):
         with pytest.raises(NotFoundError):
             await read(TENANT, turn)
 

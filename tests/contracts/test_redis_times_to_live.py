@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from cluster.errors import TurnLostError
 from services.conversations import ids, redis_calls
 from services.conversations.keys import Keys
+from services.conversations.records import TurnState
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.scripts import lines
-from services.conversations.store import Reply, Verdict
-from tests.support.turns import TENANT, a_begin, a_commit, a_note
+from services.conversations.store import Reply, Tail, Verdict
+from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
 
 pytestmark = pytest.mark.valkey
 HISTORY_TTL_S = 5000
@@ -64,22 +64,22 @@ async def test_a_running_turn_outlives_its_deadline(redis, turn):
 
 
 async def test_a_committed_turn_lives_as_long_as_history(store, redis, turn):
-    """All but the journal, which readers may tail for five minutes more."""
+    """All but the journal, whose ids are in the record now."""
     await store.commit(a_commit(turn))
     keys, part = Keys.of_turn(TENANT, turn)
-    for key in [keys.line, keys.items, keys.item, keys.index, keys.turn(part)]:
+    for key in [keys.line(), keys.items(), keys.item, keys.index, keys.turn(part)]:
         assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
-    assert redis.ttl(keys.journal(part)) == pytest.approx(300, abs=30)
+    assert redis.exists(keys.journal(part)) == 0
 
 
 async def test_begin_renews_the_history(store, redis, turn):
     """A conversation that is used does not expire in use."""
     await store.commit(a_commit(turn))
     keys, _ = Keys.of_turn(TENANT, turn)
-    for key in [keys.line, keys.items, keys.item, keys.index]:
+    for key in [keys.line(), keys.items(), keys.item, keys.index]:
         redis.expire(key, 50)
     await store.begin(a_begin(ids.new_response(ids.conversation_of(turn)), base_version=1))
-    for key in [keys.line, keys.items, keys.item, keys.index]:
+    for key in [keys.line(), keys.items(), keys.item, keys.index]:
         assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
 
 
@@ -110,38 +110,31 @@ async def test_a_turn_whose_record_was_lost_begins_again_under_its_id(store, red
 async def test_a_turn_whose_line_expired_cannot_commit(store, redis, turn):
     """A history that is over is not begun anew by a late answer."""
     keys, _ = Keys.of_turn(TENANT, turn)
-    redis.delete(keys.line, keys.items, keys.item, keys.index)
+    redis.delete(keys.line(), keys.items(), keys.item, keys.index)
     assert await store.commit(a_commit(turn)) == Reply(Verdict.ABSENT)
-    assert redis.exists(keys.line, keys.items, keys.item, keys.index) == 0
+    assert redis.exists(keys.line(), keys.items(), keys.item, keys.index) == 0
 
 
 async def test_an_expired_journal_is_empty(store, redis, turn):
     """The answer is in the record by then."""
     keys, part = Keys.of_turn(TENANT, turn)
     redis.delete(keys.journal(part))
-    assert await store.journal(TENANT, turn) == []
+    assert await journal_of(store, turn) == []
 
 
 async def test_a_journal_with_a_hole_is_refused(store, redis, turn):
     """Ids of two places are never spliced in silence."""
     keys, part = Keys.of_turn(TENANT, turn)
     redis.xdel(keys.journal(part), "2-0")
-    with pytest.raises(TurnLostError, match="hole"):
-        await store.journal(TENANT, turn)
-
-
-async def test_a_journal_ends_with_the_turns_state(store, redis, turn):
-    """A reader that tails it sees the end without asking for the record."""
-    await store.commit(a_commit(turn))
-    keys, part = Keys.of_turn(TENANT, turn)
-    assert redis.xrange(keys.journal(part))[-1] == (b"3-1", {b"end": b"completed"})
+    (found,) = await store.tail([Tail(TENANT, turn)])
+    assert (found.state, found.ids, found.is_broken) == (TurnState.RUNNING, (), True)
 
 
 async def test_erasure_covers_turns_that_began_after_the_index_was_read(plain_valkey, redis, turn):
     """The script answers with the turns it was not told of, and they are erased too."""
     keys, _ = Keys.of_turn(TENANT, turn)
     async with Redis.from_url(plain_valkey.url) as client:
-        assert await redis_calls.erase(ReadsAnOldIndex(client), keys)
+        assert await redis_calls.erase(ReadsAnOldIndex(client), keys, only_conversations=True)
     assert redis.keys("*") == [keys.gone.encode()]
 
 
@@ -149,7 +142,7 @@ async def test_an_erasure_that_was_cut_short_is_finished_by_the_next(store, plai
     """The conversation is unreadable at once, and the index keeps what is still to be deleted."""
     keys, _ = Keys.of_turn(TENANT, turn)
     async with Redis.from_url(plain_valkey.url) as client:
-        await lines.ERASE.run(client, [keys.gone, keys.line, keys.items, keys.item, keys.index], [DAY_S, "one"])
+        await lines.ERASE.run(client, [keys.gone, keys.line(), keys.items(), keys.item, keys.index], [DAY_S, "one"])
     await store.delete(TENANT, ids.conversation_of(turn))
     assert redis.keys("*") == [keys.gone.encode()]
 

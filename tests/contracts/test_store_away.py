@@ -11,7 +11,7 @@ from services.conversations import ids
 from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import OPERATION_TIMEOUT_S, RedisLink
 from services.conversations.redis_store import RedisConversationStore
-from services.conversations.store import Reply, Sampled, Verdict
+from services.conversations.store import Reply, Reservation, Sampled, Tail, Verdict
 from services.tenants.redis_keys import RedisKeyStore
 from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
 from tests.support.valkey import running_valkey
@@ -45,7 +45,12 @@ def every_call(store, conversation, turn):
         store.note([a_note(turn, 0, [1])]),
         store.commit(a_commit(turn)),
         store.turn(TENANT, turn),
-        store.journal(TENANT, turn),
+        store.release(TENANT, turn, owner="a", is_queued=True),
+        store.cancel(TENANT, turn),
+        store.tail([Tail(TENANT, turn)]),
+        store.delete_turn(TENANT, turn),
+        store.is_erased(TENANT, turn),
+        store.reserve(TENANT, "key", Reservation("body", turn)),
         store.ping(),
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 from cluster.protocol import SamplingParams
 from services.conversations import codec, ids
 from services.conversations.records import Item, TurnRequest, TurnState
-from services.conversations.store import Begin, Commit, Note
+from services.conversations.store import Begin, Commit, ConversationStore, Note, Tail
 
 TENANT = "acme"
 LEASE_S = 60.0
@@ -66,6 +66,13 @@ def some_items(turn: str) -> list[Item]:
     ]
 
 
+async def journal_of(store: ConversationStore, turn: str, tenant: str = TENANT) -> list[int]:
+    """The ids in a turn's journal; none once the turn has ended, or never was."""
+    found = (await store.tail([Tail(tenant, turn)]))[0]
+    assert not found.is_broken
+    return list(found.ids)
+
+
 def a_commit(turn: str, **changes: Any) -> Commit:
     """A commit by owner ``a`` on version 0."""
     fields: dict[str, Any] = {
@@ -76,7 +83,7 @@ def a_commit(turn: str, **changes: Any) -> Commit:
         "state": TurnState.COMPLETED,
         "base_version": 0,
         "items": some_items(turn),
-        "total": 2,
+        "ids": [5, 64793],
         "finish": "stop",
         "usage": {"prompt_tokens": 5, "output_tokens": 2},
     }

@@ -41,8 +41,9 @@ LOAD: Final = Script(
 -- What a turn reads before it begins. Writes nothing.
 -- KEYS 1 line, 2 items, 3 item
 -- ARGV 1 newest items wanted (0: all)
--- Replies {} without such a line, else {ver, active, hint or nil, created, meta, blob, ...}, oldest item first
-local head = redis.call('HMGET', KEYS[1], 'ver', 'active', 'hint', 'created', 'meta')
+-- Replies {} without such a line, else {ver, active, hint or nil, created, meta, hidden or nil, blob, ...}, oldest item
+--      first; the blob of an erased item is nil
+local head = redis.call('HMGET', KEYS[1], 'ver', 'active', 'hint', 'created', 'meta', 'hidden')
 if not head[1] then return {} end
 local names = redis.call('LRANGE', KEYS[2], 0 - tonumber(ARGV[1]), -1)
 return append_blobs(head, KEYS[3], names)
@@ -55,8 +56,10 @@ PAGE: Final = Script(
 -- One page of items. Writes nothing.
 -- KEYS 1 line, 2 items, 3 item
 -- ARGV 1 item id to start behind ('' for the start), 2 limit, 3 '1' for newest first
--- Replies {'absent'}, {'unknown'} (no such item), or {'ok', more (0 or 1), blob, ...} in the order asked for
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'absent'} end
+-- Replies {'absent'} (no such conversation), {'unknown'} (no such item), or {'ok', more (0 or 1), blob, ...} in the
+--      order asked for
+local head = redis.call('HMGET', KEYS[1], 'ver', 'hidden')
+if not head[1] or head[2] then return {'absent'} end
 local length, limit = redis.call('LLEN', KEYS[2]), tonumber(ARGV[2])
 local at = ARGV[3] == '1' and length or -1
 if ARGV[1] ~= '' then
@@ -81,21 +84,26 @@ return append_blobs({'ok', more and 1 or 0}, KEYS[3], names)
 )
 
 ERASE: Final = Script("""
--- Erase a root and leave a tombstone. The caller names the turns' keys after reading ix; turns that began since then
--- are answered as 'more', and no further ones can begin, for the tombstone stands. Deleting comes first because a
+-- Erase a root and leave a tombstone. The caller names the keys of lines and turns after reading ix; what began since
+-- then is answered as 'more', and nothing further can begin, for the tombstone stands. Deleting comes first because a
 -- server out of memory refuses SADD unless the script has already written.
--- KEYS 1 gone, 2 line, 3 items, 4 item, 5 ix, then each turn's record and journal
--- ARGV 1 tombstone ttl (s), 2 random name of this erasure (so that it, sent again, knows its own work), then the ix
---      members whose keys are given
+-- KEYS 1 gone, 2 main line, 3 its items, 4 item, 5 ix, then those of the other lines and of the turns
+-- ARGV 1 tombstone ttl (s), 2 random name of this erasure (so that it, sent again, knows its own work), 3 '1' to erase
+--      only what somebody made as a conversation, then the ix members whose keys are given
 -- Replies {'absent'}, {'ok'} or {'more', ix member, ...}
 if redis.call('EXISTS', KEYS[2], KEYS[5]) == 0 then
   return {redis.call('SISMEMBER', KEYS[1], ARGV[2]) == 1 and 'ok' or 'absent'}
+end
+-- Under a tombstone, what is left belongs to an erasure that was cut short.
+if ARGV[3] == '1' and redis.call('SISMEMBER', KEYS[1], '*') == 0 then
+  local head = redis.call('HMGET', KEYS[2], 'ver', 'hidden')
+  if not head[1] or head[2] then return {'absent'} end
 end
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4])
 redis.call('SADD', KEYS[1], '*', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 for i = 6, #KEYS do redis.call('UNLINK', KEYS[i]) end
-for i = 3, #ARGV do redis.call('SREM', KEYS[5], ARGV[i]) end
+for i = 4, #ARGV do redis.call('SREM', KEYS[5], ARGV[i]) end
 local left = redis.call('SMEMBERS', KEYS[5])
 if #left == 0 then return {'ok'} end
 return {'more', unpack(left)}

@@ -1,4 +1,4 @@
-"""Programs on one turn: begin, claim, note, commit.
+"""Programs on one turn: begin, claim, release, note, commit, cancel, look and erase.
 
 A lease is held by being ``owner`` in the record, compared for equality; ``fence`` only counts owners. A lease that ran
 out still belongs to its owner until somebody claims it: a late note then renews it.
@@ -14,19 +14,22 @@ BEGIN: Final = Script(
     NOW_MS
     + ERASED
     + """
--- Accept a turn and make it its line's active one.
--- KEYS 1 line, 2 turn, 3 ix, 4 gone, 5 items, 6 item, 7 record of the turn named by ARGV 2
+-- Accept a turn and make it its line's active one. A new line may begin as a branch of another.
+-- KEYS 1 line, 2 turn, 3 ix, 4 gone, 5 items, 6 item, 7 record of the turn named by ARGV 2, 8 items of the line that
+--      the new one leaves
 -- ARGV 1 turn id, 2 turn id last seen active (or ''), 3 owner, 4 base version, 5 lease (ms), 6 deadline (ms from now),
 --      7 request, 8 '1' to make the line, 9 history ttl (s), 10 record's spare time behind its deadline (ms),
---      11 empty metadata, 12 and 13 ix members of line and turn
--- Replies {ok, fence}, {exists}, {busy, 0, turn}, {expired, 0, turn}, {version, ver}, {absent}, {gone};
+--      11 empty metadata, 12 and 13 ix members of line and turn, 14 state (running or queued), 15 line's name,
+--      16 input, 17 id of the last item that a branch shares (or '')
+-- Replies {ok, fence}, {exists}, {busy, 0, turn}, {expired, ms since, turn}, {version, ver}, {absent} (of a branch:
+--      what it leaves is gone), {gone};
 --      {look, 0, turn} when the line is active with another turn than ARGV 2: call again with that turn's key
 if erased(KEYS[4], ARGV[13]) then return {'gone'} end
 local now = now_ms()
 local mine = redis.call('HMGET', KEYS[2], 'owner', 'state', 'fence')
 if mine[1] then
-  if mine[1] ~= ARGV[3] or mine[2] ~= 'running' then return {'exists'} end
-  redis.call('HSET', KEYS[2], 'until', now + ARGV[5])
+  if mine[1] ~= ARGV[3] or mine[2] ~= ARGV[14] then return {'exists'} end
+  if mine[2] == 'running' then redis.call('HSET', KEYS[2], 'until', now + ARGV[5]) end
   return {'ok', tonumber(mine[3])}
 end
 
@@ -37,21 +40,32 @@ if not line[1] then
 end
 if line[2] ~= '' then
   if line[2] ~= ARGV[2] then return {'look', 0, line[2]} end
-  local until_ms = redis.call('HGET', KEYS[7], 'until')
+  local holder = redis.call('HMGET', KEYS[7], 'state', 'until')
   -- A record that is gone altogether (a crash, then its TTL) no longer holds the line.
-  if until_ms then
-    return {tonumber(until_ms) > now and 'busy' or 'expired', 0, line[2]}
+  if holder[1] then
+    local since = now - tonumber(holder[2])
+    if holder[1] == 'queued' or since < 0 then return {'busy', 0, line[2]} end
+    return {'expired', since, line[2]}
   end
 end
 if line[1] ~= ARGV[4] then return {'version', tonumber(line[1])} end
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'ver', 0, 'fence', 0, 'created', math.floor(now / 1000), 'meta', ARGV[11])
+  if ARGV[17] ~= '' then
+    local last = redis.call('LPOS', KEYS[8], ARGV[17], 'RANK', -1)
+    if not last then return {'absent'} end
+    for first = 0, last, 1000 do
+      local names = redis.call('LRANGE', KEYS[8], first, math.min(first + 999, last))
+      redis.call('RPUSH', KEYS[5], unpack(names))
+    end
+  end
+  redis.call('HSET', KEYS[1], 'ver', 0, 'fence', 0, 'created', math.floor(now / 1000), 'meta', ARGV[11], 'hidden', 1)
 end
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('HSET', KEYS[1], 'active', ARGV[1])
-redis.call('HSET', KEYS[2], 'state', 'running', 'req', ARGV[7], 'base', ARGV[4], 'owner', ARGV[3], 'fence', fence,
-  'until', now + ARGV[5], 'deadline', now + ARGV[6], 'n', 0, 'claims', 0, 'created', math.floor(now / 1000))
+redis.call('HSET', KEYS[2], 'state', ARGV[14], 'req', ARGV[7], 'input', ARGV[16], 'base', ARGV[4], 'owner', ARGV[3],
+  'fence', fence, 'until', ARGV[14] == 'running' and now + ARGV[5] or 0, 'deadline', now + ARGV[6], 'n', 0,
+  'created', math.floor(now / 1000), 'line', ARGV[15])
 redis.call('PEXPIREAT', KEYS[2], now + ARGV[6] + ARGV[10])
 redis.call('SADD', KEYS[3], ARGV[12], ARGV[13])
 for _, key in ipairs({KEYS[1], KEYS[3], KEYS[5], KEYS[6]}) do redis.call('EXPIRE', key, ARGV[9]) end
@@ -63,24 +77,41 @@ CLAIM: Final = Script(
     NOW_MS
     + ERASED
     + """
--- Take a turn whose lease has run out. The fence goes on from the line's, so later owners have larger ones.
+-- Take a turn that waits, or whose lease has run out. The fence goes on from the line's, so later owners have larger
+-- ones.
 -- KEYS 1 turn, 2 line, 3 gone
--- ARGV 1 owner, 2 lease (ms), 3 ix member of the turn
--- Replies {ok, ids held}, {live, until}, {terminal}, {absent}, {gone}
+-- ARGV 1 owner, 2 lease (ms), 3 ix member of the turn, 4 most owners a turn may have
+-- Replies {ok or poison, ids held}, {live, until}, {terminal}, {absent}, {gone}
 if erased(KEYS[3], ARGV[3]) then return {'gone'} end
-local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'n')
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'n', 'claims')
 if not turn[1] then return {'absent'} end
-if turn[2] ~= 'running' then return {'terminal'} end
-local now = now_ms()
-if turn[1] ~= ARGV[1] then
+if turn[2] ~= 'running' and turn[2] ~= 'queued' then return {'terminal'} end
+local now, claims = now_ms(), tonumber(turn[5] or '0')
+if turn[1] ~= ARGV[1] or turn[2] == 'queued' then
   if tonumber(turn[3]) > now then return {'live', tonumber(turn[3])} end
   if redis.call('EXISTS', KEYS[2]) == 0 then return {'absent'} end
   local fence = redis.call('HINCRBY', KEYS[2], 'fence', 1)
-  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'fence', fence)
-  redis.call('HINCRBY', KEYS[1], 'claims', 1)
+  claims = claims + 1
+  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'state', 'running', 'fence', fence, 'claims', claims)
 end
 redis.call('HSET', KEYS[1], 'until', now + ARGV[2])
-return {'ok', tonumber(turn[4])}
+return {claims > tonumber(ARGV[4]) and 'poison' or 'ok', tonumber(turn[4])}
+"""
+)
+
+RELEASE: Final = Script(
+    ERASED
+    + """
+-- Give a turn up: others may claim it at once. What it holds, it keeps.
+-- KEYS 1 turn, 2 gone
+-- ARGV 1 owner, 2 ix member of the turn, 3 state to leave it in (running or queued)
+-- Replies {ok}, {lost}, {absent}, {gone}
+if erased(KEYS[2], ARGV[2]) then return {'gone'} end
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'state')
+if not turn[1] then return {'absent'} end
+if turn[1] ~= ARGV[1] or (turn[2] ~= 'running' and turn[2] ~= ARGV[3]) then return {'lost'} end
+redis.call('HSET', KEYS[1], 'until', 0, 'state', ARGV[3])
+return {'ok'}
 """
 )
 
@@ -91,39 +122,51 @@ NOTE: Final = Script(
 -- Append ids to a journal and renew the lease. Ids already held are skipped, so sending again is always right.
 -- KEYS 1 turn, 2 journal, 3 gone
 -- ARGV 1 owner, 2 index of the first id, 3 ids (u32 little endian), 4 lease (ms), 5 ix member of the turn,
---      6 journal's spare time behind the deadline (ms)
--- Replies {ok, ids held, '', cancel}, {gap, ids held}, {lost}, {absent}, {gone}
+--      6 journal's spare time behind the deadline (ms), 7 log probabilities (equally many bytes for each id) or '',
+--      8 moves
+-- Replies {ok or gap, ids held, '', cancel, ms until which a reader wants to be back}, {lost}, {absent}, {gone}
 if erased(KEYS[3], ARGV[5]) then return {'gone'} end
-local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'n', 'deadline', 'cancel')
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'n', 'deadline', 'cancel', 'seen')
 if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] or turn[2] ~= 'running' then return {'lost'} end
-local first, held = tonumber(ARGV[2]), tonumber(turn[3])
-redis.call('HSET', KEYS[1], 'until', now_ms() + ARGV[4])
-if first > held then return {'gap', held} end
-local total = first + #ARGV[3] / 4
+local first, held, now = tonumber(ARGV[2]), tonumber(turn[3]), now_ms()
+local seen = turn[6] and math.max(turn[6] - now, 0) or 0
+redis.call('HSET', KEYS[1], 'until', now + ARGV[4])
+if ARGV[8] ~= '0' then redis.call('HSET', KEYS[1], 'moves', ARGV[8]) end
+if first > held then return {'gap', held, '', turn[5] and 1 or 0, seen} end
+local num = #ARGV[3] / 4
+local total = first + num
 if total > held then
-  redis.call('XADD', KEYS[2], total .. '-0', 'ids', string.sub(ARGV[3], (held - first) * 4 + 1))
+  local skip = held - first
+  local fields = {'ids', string.sub(ARGV[3], skip * 4 + 1)}
+  if ARGV[7] ~= '' then
+    fields[3], fields[4] = 'lp', string.sub(ARGV[7], skip * (#ARGV[7] / num) + 1)
+  end
+  redis.call('XADD', KEYS[2], total .. '-0', unpack(fields))
   redis.call('PEXPIREAT', KEYS[2], turn[4] + ARGV[6])
   redis.call('HSET', KEYS[1], 'n', total)
   held = total
 end
-return {'ok', held, '', turn[5] and 1 or 0}
+return {'ok', held, '', turn[5] and 1 or 0, seen}
 """
 )
 
 COMMIT: Final = Script(
-    ERASED
+    NOW_MS
+    + ERASED
     + """
--- End a turn: append its items to the line, free the line, make the record immutable.
+-- End a turn: append its items to the line, free the line, make the record immutable. The journal goes: what it held is
+-- in the record now, which lets its input go where the line has it.
 -- KEYS 1 turn, 2 line, 3 items, 4 item, 5 journal, 6 gone, 7 ix
 -- ARGV 1 owner, 2 state, 3 base version, 4 total ids, 5 finish, 6 usage, 7 error code, 8 error message,
---      9 hint or '', 10 history ttl (s), 11 journal's time behind the end (s), 12 turn id, 13 ix member of the turn,
---      14 id of the answer item or '', then item id, blob, ...
+--      9 hint or '', 10 history ttl (s), 11 all ids or '' (the answer has them), 12 turn id, 13 ix member of the turn,
+--      14 id of the answer item or '', 15 log probabilities or '', 16 ids of the input items, then item id, blob, ...
 -- Replies {ok, ver}, {done, ver}, {lost}, {absent}, {gone}
 if erased(KEYS[6], ARGV[13]) then return {'gone'} end
 local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'n', 'ver')
 if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] then return {'lost'} end
+if turn[2] == 'queued' then return {'lost'} end
 if turn[2] ~= 'running' then return {'done', tonumber(turn[4])} end
 local line = redis.call('HMGET', KEYS[2], 'ver', 'active')
 if not line[1] then return {'absent'} end
@@ -131,18 +174,88 @@ if not line[1] then return {'absent'} end
 if line[1] ~= ARGV[3] or line[2] ~= ARGV[12] then return {'lost'} end
 
 local version = tonumber(line[1])
-if #ARGV > 14 then version = version + 1 end
+if #ARGV > 16 then version = version + 1 end
 redis.call('HSET', KEYS[2], 'ver', version, 'active', '')
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[2], 'hint', ARGV[9]) end
-for i = 15, #ARGV, 2 do
+for i = 17, #ARGV, 2 do
   redis.call('RPUSH', KEYS[3], ARGV[i])
   redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1])
 end
-redis.call('HSET', KEYS[1], 'state', ARGV[2], 'n', ARGV[4], 'finish', ARGV[5], 'usage', ARGV[6],
-  'error_code', ARGV[7], 'error_message', ARGV[8], 'answer', ARGV[14], 'ver', version, 'until', 0)
-redis.call('XADD', KEYS[5], turn[3] .. '-1', 'end', ARGV[2])
-redis.call('EXPIRE', KEYS[5], ARGV[11])
+local last = redis.call('LINDEX', KEYS[3], -1) or ''
+redis.call('HSET', KEYS[1], 'state', ARGV[2], 'n', ARGV[4], 'finish', ARGV[5], 'usage', ARGV[6], 'answer', ARGV[14],
+  'ver', version, 'until', 0, 'last', last, 'ended', math.floor(now_ms() / 1000))
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'error_code', ARGV[7], 'error_message', ARGV[8]) end
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'ids', ARGV[11]) end
+if ARGV[15] ~= '' then redis.call('HSET', KEYS[1], 'lp', ARGV[15]) end
+if #ARGV > 16 then
+  redis.call('HSET', KEYS[1], 'inputs', ARGV[16])
+  redis.call('HDEL', KEYS[1], 'input')
+end
+redis.call('UNLINK', KEYS[5])
 for _, key in ipairs({KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]}) do redis.call('EXPIRE', key, ARGV[10]) end
 return {'ok', version}
 """
 )
+
+CANCEL: Final = Script(
+    NOW_MS
+    + """
+-- Ask to end a turn. One that waits for an owner ends here; a running one is ended by its owner, who hears of it with
+-- his next note.
+-- KEYS 1 turn, 2 line, 3 items
+-- ARGV 1 turn id, 2 history ttl (s), 3 finish and 4 usage of a turn that never ran
+-- Replies the state, or false without such a turn
+local state = redis.call('HGET', KEYS[1], 'state')
+if state == 'running' then redis.call('HSET', KEYS[1], 'cancel', 1) end
+if state ~= 'queued' then return state end
+local line = redis.call('HMGET', KEYS[2], 'ver', 'active')
+if line[2] == ARGV[1] then redis.call('HSET', KEYS[2], 'active', '') end
+redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finish', ARGV[3], 'usage', ARGV[4], 'answer', '',
+  'ver', line[1] or 0, 'last', redis.call('LINDEX', KEYS[3], -1) or '', 'ended', math.floor(now_ms() / 1000))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 'cancelled'
+"""
+)
+
+TAIL: Final = Script(
+    NOW_MS
+    + """
+-- A reader's look at a turn: its state and what its journal holds behind the first ids. A reader that will be back says
+-- so, and the owner of a turn whose client has left hears of it. Never makes a record that is not there.
+-- KEYS 1 turn, 2 journal
+-- ARGV 1 ids the reader has, 2 ms until it is back (0: it does not say)
+-- Replies {} without such a turn, else {state, journal's entries}
+local turn = redis.call('HMGET', KEYS[1], 'state', 'seen')
+if not turn[1] then return {} end
+if ARGV[2] ~= '0' then
+  local seen = now_ms() + ARGV[2]
+  if not turn[2] or tonumber(turn[2]) < seen then redis.call('HSET', KEYS[1], 'seen', seen) end
+end
+return {turn[1], redis.call('XRANGE', KEYS[2], '(' .. ARGV[1] .. '-0', '+')}
+"""
+)
+
+ERASE_TURN: Final = Script("""
+-- Erase one turn and leave a tombstone. Its items go too, unless a conversation of somebody's holds them.
+-- KEYS 1 gone, 2 turn, 3 journal, 4 line, 5 items, 6 item, 7 ix
+-- ARGV 1 tombstone ttl (s), 2 random name of this erasure, 3 ix member of the turn, 4 turn id, then ids of its items
+-- Replies 1 when there was such a turn, 2 when it was the last one of a root without a conversation, else 0
+if redis.call('EXISTS', KEYS[2]) == 0 then return redis.call('SISMEMBER', KEYS[1], ARGV[2]) end
+redis.call('UNLINK', KEYS[2], KEYS[3])
+redis.call('SADD', KEYS[1], ARGV[2], ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('SREM', KEYS[7], ARGV[3])
+local line = redis.call('HMGET', KEYS[4], 'active', 'hidden')
+local is_free = line[1] == '' or line[1] == ARGV[4]
+if line[1] == ARGV[4] then redis.call('HSET', KEYS[4], 'active', '') end
+if not line[2] then return 1 end
+for i = 5, #ARGV do
+  redis.call('LREM', KEYS[5], -1, ARGV[i])
+  redis.call('HDEL', KEYS[6], ARGV[i])
+end
+if is_free then redis.call('HINCRBY', KEYS[4], 'ver', 1) end -- under a running turn the version stays
+for _, member in ipairs(redis.call('SMEMBERS', KEYS[7])) do
+  if string.sub(member, 1, 5) == 'turn:' then return 1 end
+end
+return 2
+""")

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import TurnLostError
+from cluster.protocol import Logprobs
 from services.conversations import codec
-from services.conversations.records import Item
+from services.conversations.records import Item, TurnState
+from services.conversations.store import Tailed
 
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=20)
 
@@ -28,21 +29,40 @@ def test_what_is_no_token_id_is_refused(wrong):
         codec.pack_ids([wrong])
 
 
-@given(segments=st.lists(IDS.filter(bool), max_size=6))
-def test_a_journal_is_its_segments_joined(segments):
-    """Each entry is named after the number of ids so far; the end entry carries none."""
-    entries, total = [], 0
+BEST = st.integers(0, 5).flatmap(
+    lambda num: st.lists(
+        st.builds(
+            Logprobs,
+            drawn=st.floats(allow_nan=False),
+            top_ids=st.lists(st.integers(0, 2**32 - 1), min_size=num, max_size=num),
+            top=st.lists(st.floats(allow_nan=False), min_size=num, max_size=num),
+        ),
+        max_size=6,
+    )
+)
+
+
+@given(segments=st.lists(IDS.filter(bool), max_size=6), after=st.integers(0, 9))
+def test_a_journal_is_its_segments_joined(segments, after):
+    """Each entry is named after the number of ids so far, those that the reader has included."""
+    entries, total = [], after
     for segment in segments:
         total += len(segment)
-        entries.append((f"{total}-0".encode(), {b"ids": codec.pack_ids(segment)}))
-    entries.append((f"{total}-1".encode(), {b"end": b"completed"}))
-    assert codec.decode_journal("resp_x", entries) == [i for segment in segments for i in segment]
+        entries.append((f"{total}-0".encode(), [b"ids", codec.pack_ids(segment)]))
+    found = codec.decode_tailed([b"running", entries], after)
+    assert found == Tailed(TurnState.RUNNING, [i for segment in segments for i in segment], [])
 
 
 def test_a_missing_segment_is_noticed():
     """Names and lengths must agree."""
-    with pytest.raises(TurnLostError, match="resp_x"):
-        codec.decode_journal("resp_x", [(b"4-0", {b"ids": codec.pack_ids([1, 2])})])
+    found = codec.decode_tailed([b"running", [(b"4-0", [b"ids", codec.pack_ids([1, 2])])]], 0)
+    assert found == Tailed(TurnState.RUNNING, is_broken=True)
+
+
+@given(logprobs=BEST)
+def test_log_probabilities_survive_their_packing(logprobs):
+    """Every float to its last bit, however many best ones there are."""
+    assert codec.unpack_logprobs(codec.pack_logprobs(logprobs), len(logprobs)) == logprobs
 
 
 @given(text=st.text(), new=st.none() | IDS)

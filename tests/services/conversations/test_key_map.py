@@ -9,7 +9,17 @@ from services.conversations.keys import Keys, ids_key
 
 
 def all_names(keys):
-    return [keys.line, keys.items, keys.item, keys.index, keys.gone, keys.turn("a" * 16), keys.journal("a" * 16)]
+    return [
+        keys.line(),
+        keys.items(),
+        keys.line("b"),
+        keys.items("b"),
+        keys.item,
+        keys.index,
+        keys.gone,
+        keys.turn("a" * 16),
+        keys.journal("a" * 16),
+    ]
 
 
 def test_all_keys_of_a_root_share_one_hash_tag():
@@ -46,7 +56,7 @@ def test_only_plain_tenant_ids_make_keys(tenant):
         keys = Keys(tenant, "a" * 16)
     except ValueError:
         return
-    assert keys.line == f"c1:{{{tenant}.{'a' * 16}}}:line:main"
+    assert keys.line() == f"c1:{{{tenant}.{'a' * 16}}}:line:main"
     assert set(tenant) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert 1 <= len(tenant) <= 32
 

@@ -8,9 +8,9 @@ from cluster.errors import NotFoundError
 from services.conversations import ids
 from services.conversations.memory_index import MemoryIdIndex
 from services.conversations.memory_store import MemoryConversationStore
-from services.conversations.store import Reply, Sampled, Verdict
+from services.conversations.store import Reply, Reservation, Sampled, Verdict
 from tests.fakes.fake_clock import FakeClock
-from tests.support.turns import TENANT, a_begin, a_commit, a_note
+from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
 
 DAY_S = 86_400
 HISTORY_TTL_S = 30 * DAY_S
@@ -41,7 +41,9 @@ async def test_a_lease_frees_the_conversation_when_it_runs_out(store, clock, tur
     clock.now += 14.9
     assert await store.begin(a_begin(other)) == Reply(Verdict.BUSY, turn=turn)
     clock.now += 0.1
-    assert await store.begin(a_begin(other)) == Reply(Verdict.EXPIRED, turn=turn)
+    assert await store.begin(a_begin(other)) == Reply(Verdict.EXPIRED, value=0, turn=turn)
+    clock.now += 2.5
+    assert await store.begin(a_begin(other)) == Reply(Verdict.EXPIRED, value=2500, turn=turn)
 
 
 async def test_a_conversation_expires_after_its_last_turn(store, clock, turn):
@@ -56,13 +58,22 @@ async def test_a_conversation_expires_after_its_last_turn(store, clock, turn):
             await read
 
 
-async def test_a_journal_ends_five_minutes_after_its_turn(store, clock, turn):
-    """Readers that still tail it have that long."""
-    await store.commit(a_commit(turn))
-    clock.now += 299
-    assert await store.journal(TENANT, turn) == [1, 2]
+async def test_a_journal_outlives_the_deadline_by_an_hour(store, clock, turn):
+    """Whoever adopts the turn later than that begins its answer anew."""
+    clock.now += 600 + 3599
+    assert await journal_of(store, turn) == [1, 2]
     clock.now += 1
-    assert await store.journal(TENANT, turn) == []
+    assert await journal_of(store, turn) == []
+
+
+async def test_an_idempotency_key_is_free_again_after_a_day(store, clock):
+    """By then nobody sends the request again."""
+    first, second = Reservation("body", "resp_1"), Reservation("body", "resp_2")
+    assert await store.reserve(TENANT, "key", first) == first
+    clock.now += DAY_S - 1
+    assert await store.reserve(TENANT, "key", second) == first
+    clock.now += 1
+    assert await store.reserve(TENANT, "key", second) == second
 
 
 async def test_an_abandoned_turn_frees_its_line_with_its_record(store, clock, turn):

@@ -13,7 +13,7 @@ from services.turns.journal import Journal
 from services.turns.settings import JournalSettings
 from tests.fakes.unsteady_store import UnsteadyStore
 from tests.support.turn_kit import until
-from tests.support.turns import TENANT, a_begin
+from tests.support.turns import TENANT, a_begin, journal_of
 
 
 class Bench:
@@ -37,7 +37,7 @@ class Bench:
         await self.journal._flush(self.now, everything=True)
 
     async def written(self, turn: str) -> list[int]:
-        return await self.store.journal(TENANT, turn)
+        return await journal_of(self.store, turn)
 
 
 async def test_all_turns_of_a_process_share_one_call():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.errors import ConversationBusyError, TurnLostError
+from cluster.errors import ConversationBusyError
 from services.backend.scripted import ScriptedBackend
 from services.conversations import ids
 from services.conversations.records import Item, TurnState
-from services.conversations.store import Reply, Verdict
+from services.conversations.store import Reply, Tailed, Verdict
 from services.turns.events import EventKind
 from tests.fakes.unsteady_store import UnsteadyStore
 from tests.support.turn_kit import TENANT, TurnKit, collect, user
@@ -128,9 +128,9 @@ async def test_an_orphan_whose_journal_has_a_hole_is_failed(orphanage, monkeypat
     orphanage.now += LEASE_S + 1
 
     async def broken(*_args):
-        raise TurnLostError("The journal has a hole.")
+        return [Tailed(TurnState.RUNNING, is_broken=True)]
 
-    monkeypatch.setattr(orphanage.kit.store, "journal", broken)
+    monkeypatch.setattr(orphanage.kit.store, "tail", broken)
     await orphanage.next_turn()
     record = await orphanage.kit.store.turn(TENANT, orphanage.turn)
     assert (record.state, record.error_code) == (TurnState.FAILED, "turn_lost")

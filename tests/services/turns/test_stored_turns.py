@@ -24,6 +24,7 @@ from services.turns.events import EventKind, TurnStarted
 from services.turns.prompt import digest
 from services.turns.settings import JournalSettings
 from tests.support.turn_kit import MODEL, QUICK, TENANT, collect, deltas, until, user
+from tests.support.turns import journal_of
 
 TEXT = "Hello there. How are you?"
 
@@ -98,7 +99,7 @@ async def test_the_record_holds_what_another_owner_needs(kit):
     started, _ = await collect(kit.service.respond(kit.stored_turn(user("Hi"), stop=("xyz",))))
     record = await kit.store.turn(TENANT, started.response_id)
     sent = kit.backend.requests[0]
-    assert [item.text for item in record.request.input] == ["Hi"]
+    assert [item.text for item in await kit.store.turn_input(TENANT, record)] == ["Hi"]
     assert (record.request.stop, record.request.prompt_digest) == (["xyz"], digest(sent.prompt_ids))
     assert (record.total, record.finish) == (len(kit.backend.answer), FinishReason.STOP)
     assert record.usage == {"prompt_tokens": len(sent.prompt_ids), "cached_tokens": 0, "output_tokens": record.total}
@@ -112,8 +113,8 @@ async def test_while_a_turn_runs_its_ids_reach_the_journal(kit):
         await anext_of_kind(events, EventKind.TEXT_DELTA)
         kit.backend.gate.clear()
         await until(lambda: any(note.ids for notes in kit.store.notes for note in notes))
-        journal = await kit.store.journal(TENANT, started.response_id)
-        assert journal == kit.backend.answer[: len(journal)] != []
+        held = await journal_of(kit.store, started.response_id)
+        assert held == kit.backend.answer[: len(held)] != []
 
 
 async def test_the_last_event_waits_for_the_commit(kit):
