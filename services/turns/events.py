@@ -25,6 +25,13 @@ class Role(StrEnum):
     OBSERVATION = "observation"
 
 
+class Truncation(StrEnum):
+    """What happens to a history that does not fit the context."""
+
+    AUTO = "auto"  # its oldest turns are left out
+    DISABLED = "disabled"  # the turn is refused
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of a request. An assistant's may end in a call; the result is the next message, an observation."""
@@ -84,6 +91,7 @@ class ChatTurn:
     tools: tuple[Tool, ...] = ()
     share: Share = DEFAULT  # the tenant's, or less
     choices: int = 1  # answers to the one prompt
+    truncation: Truncation = Truncation.DISABLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,7 @@ class StoredTurn:
     options: GenerationOptions = GenerationOptions()
     metadata: dict[str, str] = field(default_factory=dict)
     share: Share = DEFAULT  # the tenant's, or less
+    truncation: Truncation = Truncation.DISABLED
 
 
 class EventKind(StrEnum):
