@@ -64,11 +64,14 @@ class ContextLengthExceededError(CallerError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, *, prompt_tokens: int, max_tokens: int, context_length: int) -> None:
+    def __init__(
+        self, *, prompt_tokens: int, max_tokens: int, context_length: int, can_truncate: bool = False
+    ) -> None:
+        advice = ", or leave out the oldest turns with truncation 'auto'" if can_truncate else ""
         super().__init__(
-            f"This model's context is {context_length} tokens, but the request needs "
+            f"This model's context is {context_length} tokens, but the request needs at least "
             f"{prompt_tokens + max_tokens} ({prompt_tokens} in the messages, {max_tokens} for the answer). "
-            "Shorten the messages or lower max_tokens."
+            f"Shorten the messages or lower max_tokens{advice}."
         )
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens

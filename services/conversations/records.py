@@ -39,6 +39,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     turn: str = ""  # the response that wrote it
     status: str = "completed"  # or incomplete
     created_at: int = 0  # unix seconds
+    window: str = ""  # of a sampled answer: its turn's ``TurnRequest.window``, where the next one's begins too
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +96,8 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     weight: float = 1.0
     is_background: bool = False
+    truncation: str = "disabled"  # or auto
+    window: str = ""  # id of the first item in the prompt behind the leading system messages; "": the whole line
     view: bytes = b""
 
 

@@ -21,6 +21,7 @@ from services.turns.draft import Draft, draft_stored
 from services.turns.events import Message, StoredTurn
 from services.turns.parts import TurnParts
 from services.turns.prompt import digest
+from services.turns.recall import recall
 
 _MAX_TRIES = 3  # as loaded; after an orphan was closed; after the line moved on
 
@@ -77,8 +78,9 @@ async def accept(parts: TurnParts, turn: StoredTurn) -> Accepted:
 async def _try(
     parts: TurnParts, turn: StoredTurn, conversation: str, response_id: str, items: Sequence[Item]
 ) -> tuple[Accepted, Reply]:
-    line = await parts.store.load(turn.tenant, conversation) if turn.conversation else None
-    draft = await draft_stored(parts, turn, conversation, line, items)
+    past = await recall(parts, turn)
+    line = past.line
+    draft = await draft_stored(parts, turn, conversation, past, items)
     accepted = Accepted(
         response_id=response_id,
         conversation=conversation,
@@ -118,6 +120,8 @@ def _record(parts: TurnParts, turn: StoredTurn, accepted: Accepted) -> TurnReque
         prompt_tokens=accepted.draft.prompt_tokens,
         model=parts.model.name,
         metadata=turn.metadata,
+        truncation=turn.truncation.value,
+        window=accepted.draft.window,
     )
 
 

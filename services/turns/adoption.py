@@ -71,7 +71,8 @@ def _commit(parts: TurnParts, tenant: str, owner: str, record: TurnRecord, journ
     projection = Projection(parts.tokenizer, record.request.stop)
     projection.push(journal)
     projection.close()
-    answer = answer_items(record.id, projection, projection.answer_ids(), is_whole=False)
+    window = record.request.window
+    answer = answer_items(record.id, projection, projection.answer_ids(), is_whole=False, window=window)
     return Commit(
         tenant=tenant,
         turn=record.id,

@@ -15,7 +15,9 @@ def answer_item_id(response_id: str) -> str:
     return "msg_" + "".join(ids.response_parts(response_id))
 
 
-def answer_items(response_id: str, projection: Projection, answer: list[int], *, is_whole: bool) -> list[Item]:
+def answer_items(
+    response_id: str, projection: Projection, answer: list[int], *, is_whole: bool, window: str
+) -> list[Item]:
     """The answer as an item, after ``projection.close``; none where no text came."""
     text = projection.text
     if not text:
@@ -28,5 +30,6 @@ def answer_items(response_id: str, projection: Projection, answer: list[int], *,
         turn=response_id,
         status="completed" if is_whole else "incomplete",
         created_at=int(time.time()),
+        window=window,
     )
     return [item]

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from cluster.protocol import GenerateRequest, Hint
 from services.conversations import ids
-from services.conversations.records import Item, Line
-from services.turns import keep, pin, prompt, splice
-from services.turns.events import ChatTurn, Message, StoredTurn
+from services.conversations.records import Item
+from services.turns import keep, pin, prompt, splice, window
+from services.turns.events import ChatTurn, Message, StoredTurn, Truncation
 from services.turns.parts import TurnParts
-from services.turns.prompt import PromptMessage
+from services.turns.prompt import Piece, PromptMessage
+from services.turns.recall import Past
 from services.turns.sampling import sampling
 
 
@@ -27,11 +28,13 @@ class Draft:
         request: the first attempt.
         stop: stop strings.
         tools: names of the tools whose calls the answer may make.
+        window: id of the first item in a stored turn's prompt behind the leading system messages; "": all are.
     """
 
     request: GenerateRequest
     stop: tuple[str, ...]
     tools: tuple[str, ...] = ()
+    window: str = ""
 
     @property
     def prompt_tokens(self) -> int:
@@ -52,45 +55,64 @@ async def draft_chat(parts: TurnParts, turn: ChatTurn, messages: Sequence[Messag
     keys = splice.chain_keys(turn.tenant, parts.model.fingerprint, messages)
     known = await splice.known_answers(parts.index, parts.metrics, messages, keys)
     known_ids = {place: answer.ids for place, answer in known.items()}
-    request = await _request(
+    pieces = await _encode(parts, prompt.stateless_messages(messages, known_ids))
+    num_lead = window.lead([piece.role for piece in pieces])
+    always, rest = pieces[:num_lead], pieces[num_lead:]
+    request = _request(
         parts,
         turn,
-        prompt.stateless_messages(messages, known_ids),
+        always + rest[_first(parts, turn, always, rest, num_new=min(1, len(rest))) :],
         pin_key=pin.stateless_key(turn.tenant, messages, turn.cache_key),
         hint=next((answer.hint for answer in reversed(known.values())), None),
     )
     return Draft(request, turn.options.stop, tuple(tool.name for tool in turn.tools))
 
 
-async def draft_stored(
-    parts: TurnParts, turn: StoredTurn, conversation: str, line: Line | None, new: Sequence[Item]
-) -> Draft:
-    """Make a stored turn ready. ``line`` is what the store holds of the conversation; None: it is new.
+async def draft_stored(parts: TurnParts, turn: StoredTurn, conversation: str, past: Past, new: Sequence[Item]) -> Draft:
+    """Make a stored turn ready. ``past`` is what its conversation said before.
 
     Raises:
         InvalidRequestError: a field or a text is wrong.
         ContextLengthExceededError: conversation and answer do not fit.
     """
-    request = await _request(
+    always = [*await _encode(parts, prompt.stored_messages(turn.instructions, (), ())), *past.lead]
+    rest = [*past.pieces, *await _encode(parts, prompt.stored_messages(None, (), new))]
+    first = _first(parts, turn, always, rest, num_new=len(new))
+    request = _request(
         parts,
         turn,
-        prompt.stored_messages(turn.instructions, line.items if line else (), new),
+        always + rest[first:],
         pin_key=pin.conversation_key(turn.tenant, ids.conversation_root(conversation)),
-        hint=line.hint if line else None,
+        hint=past.line.hint if past.line else None,
     )
-    return Draft(request, turn.options.stop)
+    return Draft(request, turn.options.stop, window="" if past.is_whole and not first else rest[first].item)
 
 
-async def _request(
-    parts: TurnParts,
-    turn: ChatTurn | StoredTurn,
-    messages: Sequence[PromptMessage],
-    *,
-    pin_key: str,
-    hint: Hint | None,
+def _first(
+    parts: TurnParts, turn: ChatTurn | StoredTurn, always: Sequence[Piece], rest: Sequence[Piece], *, num_new: int
+) -> int:
+    """Index of the window's first message in ``rest``."""
+    if turn.truncation is Truncation.DISABLED:
+        return 0
+    num_always = len(prompt.joined(parts.tokenizer, always))
+    return window.first(
+        [piece.role for piece in rest],
+        [len(piece.ids) for piece in rest],
+        num_new=num_new,
+        space=window.space(parts.model.context_length, turn.options.max_tokens, num_always),
+    )
+
+
+def _request(
+    parts: TurnParts, turn: ChatTurn | StoredTurn, pieces: Sequence[Piece], *, pin_key: str, hint: Hint | None
 ) -> GenerateRequest:
-    prompt_ids = await _encode(parts, messages)
-    limit = prompt.output_limit(len(prompt_ids), turn.options.max_tokens, parts.model.context_length)
+    prompt_ids = prompt.joined(parts.tokenizer, pieces)
+    limit = prompt.output_limit(
+        len(prompt_ids),
+        turn.options.max_tokens,
+        parts.model.context_length,
+        can_truncate=isinstance(turn, StoredTurn) and turn.truncation is Truncation.DISABLED,
+    )
     return GenerateRequest(
         attempt=0,  # drawn for each attempt
         request_id=turn.request_id,
@@ -105,7 +127,7 @@ async def _request(
     )
 
 
-async def _encode(parts: TurnParts, messages: Sequence[PromptMessage]) -> list[int]:
+async def _encode(parts: TurnParts, messages: Sequence[PromptMessage]) -> list[Piece]:
     if sum(len(message.text) for message in messages) <= parts.settings.inline_chars:
-        return prompt.prompt_ids(parts.tokenizer, messages)
-    return await asyncio.to_thread(prompt.prompt_ids, parts.tokenizer, messages)
+        return prompt.pieces(parts.tokenizer, messages)
+    return await asyncio.to_thread(prompt.pieces, parts.tokenizer, messages)

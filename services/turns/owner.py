@@ -160,8 +160,13 @@ class TurnOwner:
             _log.warning("turn.unrecorded", turn=accepted.response_id, error=unwritten.code)
 
     def _commit_of(self, accepted: Accepted, production: Production, state: TurnState, result: TurnResult) -> Commit:
-        is_whole = state is TurnState.COMPLETED
-        answer = answer_items(accepted.response_id, production.projection, list(result.ids), is_whole=is_whole)
+        answer = answer_items(
+            accepted.response_id,
+            production.projection,
+            list(result.ids),
+            is_whole=state is TurnState.COMPLETED,
+            window=accepted.draft.window,
+        )
         is_kept = state is not TurnState.FAILED and (answer or state is not TurnState.CANCELLED)
         return Commit(
             tenant=self._turn.tenant,

@@ -27,18 +27,34 @@ class PromptMessage:
     """A message and, where the model wrote it, the ids it sampled (no role id, no stop id).
 
     Sampled ids hold the whole answer; without them ``metadata`` is the name of the tool that ``text`` calls.
+    ``item`` is the id of a stored message.
     """
 
     role: str
     text: str
     ids: Sequence[int] | None = None
     metadata: str = ""
+    item: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A message as it stands in a prompt: its ids, role and all. ``item`` is the id of a stored message."""
+
+    role: str
+    ids: Sequence[int]
+    item: str = ""
 
 
 def stored_messages(instructions: str | None, history: Iterable[Item], new: Iterable[Item]) -> list[PromptMessage]:
     """A stored turn's messages: this turn's instructions, the whole conversation, the new input."""
     system = [PromptMessage(Role.SYSTEM, instructions)] if instructions is not None else []
-    return system + [PromptMessage(item.role, item.text, item.ids) for item in (*history, *new)]
+    return system + [item_message(item) for item in (*history, *new)]
+
+
+def item_message(item: Item) -> PromptMessage:
+    """A message of a conversation."""
+    return PromptMessage(item.role, item.text, item.ids, item=item.id)
 
 
 def stateless_messages(messages: Sequence[Message], known: dict[int, list[int]]) -> list[PromptMessage]:
@@ -66,10 +82,24 @@ def prompt_ids(tokenizer: ChatGLM3Tokenizer, messages: Iterable[PromptMessage]) 
     Raises:
         InvalidRequestError: a text is not valid Unicode, or a role is unknown.
     """
+    return joined(tokenizer, pieces(tokenizer, messages))
+
+
+def joined(tokenizer: ChatGLM3Tokenizer, encoded: Iterable[Piece]) -> list[int]:
+    """The whole prompt, from its encoded messages."""
     ids = prefix_ids(tokenizer)
-    for message in messages:
-        ids += _message_ids(tokenizer, message)
+    for piece in encoded:
+        ids += piece.ids
     return ids + assistant_ids(tokenizer)
+
+
+def pieces(tokenizer: ChatGLM3Tokenizer, messages: Iterable[PromptMessage]) -> list[Piece]:
+    """Each message by itself: none changes the ids of another.
+
+    Raises:
+        InvalidRequestError: a text is not valid Unicode, or a role is unknown.
+    """
+    return [Piece(message.role, _message_ids(tokenizer, message), message.item) for message in messages]
 
 
 def _message_ids(tokenizer: ChatGLM3Tokenizer, message: PromptMessage) -> list[int]:
@@ -78,8 +108,10 @@ def _message_ids(tokenizer: ChatGLM3Tokenizer, message: PromptMessage) -> list[i
     return message_ids(tokenizer, message.role, message.text, message.metadata)
 
 
-def output_limit(prompt_tokens: int, max_tokens: int | None, context_length: int) -> int:
+def output_limit(prompt_tokens: int, max_tokens: int | None, context_length: int, *, can_truncate: bool = False) -> int:
     """How many tokens the answer may have; without ``max_tokens``, what is left of the context.
+
+    ``can_truncate``: a refusal says that the oldest turns could be left out.
 
     Raises:
         InvalidRequestError: ``max_tokens`` is less than one.
@@ -94,6 +126,7 @@ def output_limit(prompt_tokens: int, max_tokens: int | None, context_length: int
             prompt_tokens=prompt_tokens,
             max_tokens=wanted if prompt_tokens <= context_length else 0,
             context_length=context_length,
+            can_truncate=can_truncate,
         )
     return wanted
 

@@ -64,6 +64,8 @@ class TurnSettings:
         deadline_s: a turn may take this long altogether.
         max_moves: how often an answer may go on elsewhere.
         max_retry_s: the longest pause before it does, where a replica said when to come back.
+        load_items: how many of a conversation's newest items are read at first; where a window holds more, four times
+            as many, and so on.
         inline_chars: longer prompts are encoded in a thread; 5 characters take about 2 µs.
         leave_s: how long a caller that leaves a stored turn waits for its record to be written.
         journal: of stored turns.
@@ -73,6 +75,7 @@ class TurnSettings:
     deadline_s: float = 1800.0
     max_moves: int = 3
     max_retry_s: float = 2.0
+    load_items: int = 100
     inline_chars: int = 20_000
     leave_s: float = 2.0
     journal: JournalSettings = field(default_factory=JournalSettings)

@@ -161,5 +161,6 @@ def _begun(started: TurnStarted, response_id: str, request: ResponseRequest) -> 
         top_p=DEFAULTS.top_p if request.top_p is None else request.top_p,
         text=TextSettings(format=request.text_format),
         top_logprobs=request.top_logprobs or 0,
+        truncation=request.truncates.value,
         user=request.user,
     )

@@ -141,7 +141,7 @@ class Response(Shape):
     tools: tuple[()] = ()
     top_logprobs: int = 0
     top_p: float
-    truncation: Literal["disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponseUsage | None = None
     user: str | None = None
 

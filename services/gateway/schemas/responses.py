@@ -23,7 +23,7 @@ from services.gateway.schemas.sampling import SamplingFields, TopLogprobs
 from services.gateway.schemas.structure import TextFormat
 from services.gateway.schemas.tiers import ServiceTier, share_in
 from services.tenants.share import Share
-from services.turns.events import ChatTurn, GenerationOptions, Message, Role, StoredTurn
+from services.turns.events import ChatTurn, GenerationOptions, Message, Role, StoredTurn, Truncation
 
 
 class ConversationRef(RequestBody):
@@ -84,6 +84,7 @@ class ResponseRequest(SamplingFields):
     top_logprobs: TopLogprobs | None = None
     parallel_tool_calls: bool | None = None
     service_tier: ServiceTier | None = None
+    truncation: Literal["auto", "disabled"] | None = None
 
     previous_response_id: Annotated[Any, only()] = None
     background: Annotated[Any, only(False)] = None
@@ -92,7 +93,6 @@ class ResponseRequest(SamplingFields):
     max_tool_calls: Annotated[Any, only()] = None
     prompt: Annotated[Any, only()] = None
     reasoning: Annotated[Any, only({})] = None
-    truncation: Annotated[Any, only("disabled")] = None
     moderation: Annotated[Any, only()] = None
     context_management: Annotated[Any, only([])] = None
 
@@ -105,6 +105,11 @@ class ResponseRequest(SamplingFields):
     def conversation_id(self) -> str | None:
         """The conversation the turn belongs to."""
         return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+
+    @property
+    def truncates(self) -> Truncation:
+        """What happens to a history that is too long."""
+        return Truncation(self.truncation or Truncation.DISABLED)
 
     @property
     def text_format(self) -> dict[str, Any]:
@@ -150,6 +155,7 @@ class ResponseRequest(SamplingFields):
             options=self._options(),
             metadata=dict(self.metadata or {}),
             share=share,
+            truncation=self.truncates,
         )
 
     def _stateless(self, tenant: str, share: Share, request_id: str) -> ChatTurn:
@@ -161,4 +167,5 @@ class ResponseRequest(SamplingFields):
             options=self._options(),
             cache_key=self.prompt_cache_key or None,
             share=share,
+            truncation=self.truncates,
         )

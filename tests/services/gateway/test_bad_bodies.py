@@ -85,7 +85,8 @@ RESPONSE: list[tuple[dict[str, Any], str]] = [
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"background": True}, "background"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
-    ({"truncation": "auto"}, "truncation"),
+    ({"truncation": "last_messages"}, "truncation"),
+    ({"truncation": True}, "truncation"),
     ({"include": ["message.input_image.image_url"]}, "include[0]"),
     ({"metadata": {"a" * 65: ""}}, "metadata." + "a" * 65),
 ]
