@@ -9,6 +9,7 @@ ClusterError
 │   └── ConversationBusyError      another turn of the conversation is running
 ├── RetryLaterError            the same request may succeed later (HTTP 429 / 503 with Retry-After)
 │   ├── OverloadedError            the engine's queue is full
+│   ├── QueueFullError             the tenant has as many turns in the queue as it may
 │   ├── NoReplicaError             no replica is alive, or none took the turn in time
 │   └── StoreUnavailableError      Redis is away; stored turns cannot be accepted
 ├── TurnError                  a turn that had begun could not be finished
@@ -140,6 +141,26 @@ class OverloadedError(RetryLaterError):
     def __init__(self, message: str, *, retry_after_s: float, refused_by: str = "") -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.refused_by = refused_by
+
+
+class QueueFullError(RetryLaterError):
+    """The tenant has as many turns in a queue as it may.
+
+    Attributes:
+        queue: the class of turns.
+        max_queued: how many that is.
+    """
+
+    code = "queue_full"
+
+    def __init__(self, *, queue: str, max_queued: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"There are {max_queued} {queue} turns waiting already, the most that one tenant may have; "
+            "send more when some of them have ended.",
+            retry_after_s=retry_after_s,
+        )
+        self.queue = queue
+        self.max_queued = max_queued
 
 
 class NoReplicaError(RetryLaterError):

@@ -21,6 +21,7 @@ from cluster.errors import (
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    QueueFullError,
     RetryLaterError,
     TurnError,
 )
@@ -55,6 +56,7 @@ _RULES: Mapping[type[BaseException], Rule] = {
     BodyTooLargeError: Rule(413, _INVALID),
     CallerError: Rule(400, _INVALID),
     OverloadedError: Rule(429, "rate_limit_error"),
+    QueueFullError: Rule(429, "rate_limit_error"),
     RetryLaterError: Rule(503, _SERVER),
     DeadlineExceededError: Rule(504, _SERVER),
     TurnError: Rule(500, _SERVER),

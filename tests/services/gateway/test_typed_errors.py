@@ -19,6 +19,7 @@ from cluster.errors import (
     NoReplicaError,
     NotFoundError,
     OverloadedError,
+    QueueFullError,
     StoreUnavailableError,
 )
 from cluster.protocol import FinishReason
@@ -39,6 +40,7 @@ REFUSALS = [
     (NotFoundError("conversation", "conv_x"), openai.NotFoundError, "not_found", None),
     (ConversationBusyError("resp_1"), openai.ConflictError, "conversation_busy", None),
     (OverloadedError("full", retry_after_s=1.2), openai.RateLimitError, "overloaded", "2"),
+    (QueueFullError(queue="batch", max_queued=9, retry_after_s=30), openai.RateLimitError, "queue_full", "30"),
     (NoReplicaError("none", retry_after_s=0.1), openai.InternalServerError, "no_replica", "1"),
     (StoreUnavailableError("away", retry_after_s=3), openai.InternalServerError, "history_unavailable", "3"),
     (DeadlineExceededError("late"), openai.InternalServerError, "deadline_exceeded", None),
