@@ -9,6 +9,10 @@ from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
+from services.queue.due import RedisDueIndex
+from services.queue.keys import BACKGROUND
+from services.queue.memory_queue import MemoryDueIndex, MemoryQueue
+from services.queue.redis_queue import RedisQueue
 from services.tenants.memory_keys import MemoryKeyStore
 from services.tenants.redis_keys import RedisKeyStore
 from tests.support.valkey import running_valkey
@@ -18,7 +22,8 @@ KINDS = [
     pytest.param("valkey", marks=pytest.mark.valkey),
     pytest.param("cluster-mode", marks=pytest.mark.valkey),
 ]
-WITHOUT_TTL = ("c1:{keys}:",)  # tenants' keys live until they are revoked, and revoked ones stay listed
+# Tenants' keys live until they are revoked, and revoked ones stay listed; jobs and what is due live until they are done.
+WITHOUT_TTL = ("c1:{keys}:", "c1:q:", "c1:due:")
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +73,22 @@ async def key_store(server):
     link = RedisLink(server.url)
     yield RedisKeyStore(link)
     await link.close()
+
+
+@pytest.fixture
+async def link(server):
+    """None for memory."""
+    made = None if server is None else RedisLink(server.url)
+    yield made
+    if made is not None:
+        await made.close()
+
+
+@pytest.fixture
+def queue(link):
+    return MemoryQueue(BACKGROUND) if link is None else RedisQueue(link, BACKGROUND)
+
+
+@pytest.fixture
+def due(link):
+    return MemoryDueIndex() if link is None else RedisDueIndex(link)

@@ -1,0 +1,231 @@
+"""What every queue promises: once in, taken in order, kept until settled, delayed, buried, replayed, dropped."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import NotFoundError, QueueFullError
+from services.conversations.queueing import Ref
+from services.queue.base import Dead, Done, QueueLag, Retry, TenantJobs
+from services.queue.keys import BACKGROUND, BATCH
+from services.queue.memory_queue import MemoryQueue
+from services.queue.redis_queue import RedisQueue
+from tests.support.jobs import a_turn, drain, fill, turns_of
+from tests.support.turns import TENANT
+
+NOW = Retry(0.0)
+LATER = Retry(3600.0)
+
+
+async def test_jobs_of_a_tenant_are_taken_in_order_and_once(queue):
+    """And an empty queue gives nothing."""
+    turns = (await fill(queue, {TENANT: 3}))[TENANT]
+    assert turns_of(await drain(queue)) == turns
+    assert await queue.take("c") is None
+
+
+async def test_an_entry_says_what_it_is(queue):
+    """Whose, which, who has it, and that it is the first attempt."""
+    turn = a_turn()
+    await queue.publish(TENANT, turn)
+    entry = await queue.take("c")
+    assert (entry.tenant, entry.turn, entry.consumer, entry.attempt) == (TENANT, turn, "c", 1)
+    assert 0 <= entry.age_s < 60
+
+
+async def test_many_are_taken_as_one_after_the_other(queue):
+    """One call, the same order, no more than there are."""
+    await fill(queue, {"a": 2, "b": 1})
+    first = await queue.take_many("c", 2)
+    rest = await queue.take_many("c", 5)
+    assert [entry.tenant for entry in [*first, *rest]] == ["a", "b", "a"]
+
+
+async def test_a_turn_is_queued_once(queue):
+    """Waiting, in work or delayed: publishing it again changes nothing."""
+    turn = a_turn()
+    for verdict in (NOW, Done()):
+        await queue.publish(TENANT, turn)
+        await queue.publish(TENANT, turn)
+        entry = await queue.take("c")
+        await queue.publish(TENANT, turn)
+        assert await queue.take("c") is None
+        await queue.settle(entry, verdict)
+        await queue.publish(TENANT, turn)
+        await queue.promote_due()
+    assert turns_of(await drain(queue)) == [turn]
+
+
+async def test_a_tenant_may_have_so_many_jobs(link):
+    """The error says how many; another tenant has a place, and so has this one when a job is done."""
+    queue = MemoryQueue(BATCH, max_queued=2) if link is None else RedisQueue(link, BATCH, max_queued=2)
+    await fill(queue, {TENANT: 2})
+    entry = await queue.take("c")
+    with pytest.raises(QueueFullError, match=r"There are 2 batch turns") as caught:
+        await queue.publish(TENANT, a_turn())
+    assert caught.value.retry_after_s > 0
+    await queue.publish("other", a_turn())
+    await queue.settle(entry, Done())
+    await queue.publish(TENANT, a_turn())
+
+
+@pytest.mark.parametrize(("weight", "cost"), [(0.0, 1.0), (1.0, 0.0), (1.0, float("nan")), (float("inf"), 1.0)])
+async def test_a_share_is_a_positive_number(queue, weight, cost):
+    """Another would let a tenant stand still in virtual time, or leave it for ever."""
+    with pytest.raises(ValueError, match="positive"):
+        await queue.publish(TENANT, a_turn(), weight=weight, cost=cost)
+
+
+async def test_malformed_names_are_refused(queue):
+    """Neither could be a record's."""
+    with pytest.raises(NotFoundError):
+        await queue.publish(TENANT, "resp_x")
+    with pytest.raises(ValueError, match="tenant"):
+        await queue.publish("a:b", a_turn())
+
+
+async def test_a_retry_comes_back_with_the_next_attempt(queue):
+    """Not before it is due, and not before it is promoted."""
+    turn = a_turn()
+    await queue.publish(TENANT, turn)
+    await queue.settle(await queue.take("c"), NOW)
+    assert await queue.take("c") is None
+    assert await queue.promote_due() == 1
+    entry = await queue.take("c")
+    assert (entry.turn, entry.attempt) == (turn, 2)
+    await queue.settle(entry, LATER)
+    assert await queue.promote_due() == 0
+
+
+async def test_few_are_promoted_at_a_time(queue):
+    """The server is never busy with a thousand of them at once."""
+    await fill(queue, {TENANT: 3})
+    await drain(queue, settle=lambda _: NOW)
+    assert [await queue.promote_due(limit=2) for _ in range(3)] == [2, 1, 0]
+
+
+async def test_what_a_lost_consumer_had_is_reclaimed(queue):
+    """Taken and never settled: the next consumer gets it, as another attempt."""
+    turns = await fill(queue, {"a": 1, "b": 1})
+    await queue.take_many("lost", 2)
+    assert await queue.reclaim("c", idle_s=3600) == []
+    reclaimed = await queue.reclaim("c", idle_s=0)
+    assert sorted(turns_of(reclaimed)) == sorted(turns["a"] + turns["b"])
+    assert {(entry.attempt, entry.consumer) for entry in reclaimed} == {(2, "c")}
+
+
+async def test_few_are_reclaimed_at_a_time(queue):
+    """A process may have left more than another has room for."""
+    await fill(queue, {"a": 3, "b": 3})
+    await queue.take_many("lost", 6)
+    assert [len(await queue.reclaim("c", idle_s=0, limit=limit)) for limit in (2, 4, 9)] == [2, 4, 6]
+
+
+async def test_the_loser_of_a_reclaimed_job_has_no_say(queue):
+    """Its verdict changes nothing, and it learns that the job is another's."""
+    await fill(queue, {TENANT: 1})
+    late = await queue.take("late")
+    (entry,) = await queue.reclaim("c", idle_s=0)
+    for verdict in (Done(), NOW, Dead("late")):
+        await queue.settle(late, verdict)
+    assert await queue.extend([late, entry]) == [late]
+    assert (await queue.lag()).working == 1
+
+
+async def test_a_settled_job_is_no_longer_its_consumers(queue):
+    """Settling or extending it once more changes nothing."""
+    await fill(queue, {TENANT: 1})
+    entry = await queue.take("c")
+    assert await queue.extend([entry]) == []
+    await queue.settle(entry, Done())
+    await queue.settle(entry, Dead("again"))
+    assert await queue.extend([entry]) == [entry]
+    assert await queue.lag() == QueueLag(waiting=0, tenants=0, working=0, delayed=0, dead=0, oldest_s=0)
+
+
+async def test_a_dead_letter_tells_why(queue):
+    """Tenant, turn, reason, attempts and time; it is not taken again."""
+    turn = a_turn()
+    await queue.publish(TENANT, turn)
+    await queue.settle(await queue.take("c"), NOW)
+    await queue.promote_due()
+    await queue.settle(await queue.take("c"), Dead("four owners were lost"))
+    (letter,) = await queue.dead()
+    assert (letter.ref, letter.reason, letter.attempts) == (Ref(TENANT, turn), "four owners were lost", 2)
+    assert letter.died_ms > 1_700_000_000_000
+    assert await queue.reclaim("c", idle_s=0) == []
+    assert await queue.take("c") is None
+
+
+async def test_dead_letters_are_paged_by_tenant(queue):
+    """Oldest first, and behind the last one seen even when that one is gone."""
+    turns = await fill(queue, {"a": 4, "b": 4})
+    await drain(queue, settle=lambda _: Dead("no"))
+    assert sorted(letter.ref.turn for letter in await queue.dead()) == sorted(turns["a"] + turns["b"])
+    first = await queue.dead(tenant="a", limit=2)
+    rest = await queue.dead(tenant="a", after=first[-1])
+    assert {letter.ref.turn for letter in [*first, *rest]} == set(turns["a"])
+    assert len(first) == len(rest) == 2
+    await queue.replay([first[-1].ref])
+    assert [letter.ref for letter in await queue.dead(tenant="a", after=first[-1])][-2:] == [each.ref for each in rest]
+
+
+async def test_a_replayed_letter_is_a_new_job(queue):
+    """Its attempts begin anew, once; an unknown one is not counted."""
+    turn = a_turn()
+    await queue.publish(TENANT, turn)
+    await queue.settle(await queue.take("c"), Dead("no"))
+    refs = [Ref(TENANT, turn), Ref(TENANT, a_turn())]
+    assert [await queue.replay(refs), await queue.replay(refs)] == [1, 0]
+    entry = await queue.take("c")
+    assert (entry.turn, entry.attempt, await queue.dead()) == (turn, 1, [])
+
+
+async def test_a_replayed_letter_of_a_queued_turn_is_only_forgotten(queue):
+    """The turn is queued once."""
+    turn = a_turn()
+    await queue.publish(TENANT, turn)
+    await queue.settle(await queue.take("c"), Dead("no"))
+    await queue.publish(TENANT, turn)
+    assert await queue.replay([Ref(TENANT, turn)]) == 1
+    assert turns_of(await drain(queue)) == [turn]
+
+
+@pytest.mark.parametrize("place", ["waiting", "working", "delayed", "dead"])
+async def test_a_dropped_job_is_nowhere(queue, place):
+    """Others of its tenant stay, and its worker can do nothing more with it."""
+    first, second, third = (await fill(queue, {TENANT: 3}))[TENANT]
+    entry = None
+    if place != "waiting":
+        entry = await queue.take("c")
+    if place in ("delayed", "dead"):
+        await queue.settle(entry, NOW if place == "delayed" else Dead("no"))
+    assert await queue.drop(TENANT, first)
+    assert not await queue.drop(TENANT, first)
+    if place == "working":
+        assert await queue.extend([entry]) == [entry]
+        await queue.settle(entry, Dead("late"))
+    assert (await queue.promote_due(), await queue.dead()) == (0, [])
+    assert turns_of(await drain(queue)) == [second, third]
+
+
+async def test_the_lag_counts_jobs_by_what_they_do(queue):
+    """Waiting of how many tenants, in work, delayed, dead; and who has the most."""
+    await fill(queue, {"a": 5, "b": 2})
+    a, b, c = await queue.take_many("c", 3)
+    await queue.settle(a, LATER)
+    await queue.settle(b, Dead("no"))
+    lag = await queue.lag()
+    assert (lag.waiting, lag.tenants, lag.working, lag.delayed, lag.dead) == (4, 2, 1, 1, 1)
+    assert await queue.largest(1) == [TenantJobs("a", 5)]
+    assert await queue.largest(5) == [TenantJobs("a", 5), TenantJobs("b", 1)]
+    assert c.tenant == "a"
+
+
+async def test_classes_know_nothing_of_each_other(link):
+    """A batch of a million lines is not in the way of anybody's background turn."""
+    names = (BACKGROUND, BATCH)
+    one, other = [MemoryQueue(name) if link is None else RedisQueue(link, name) for name in names]
+    await fill(one, {TENANT: 1})
+    assert await other.take("c") is None
+    assert await one.take("c") is not None
