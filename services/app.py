@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray import serve
@@ -13,10 +14,11 @@ from ray.serve.config import RequestRouterConfig
 
 from cluster.replica.config import ReplicaConfig
 from cluster.replica.deployment import Replica
-from services.args import GATEWAY, REPLICA, AppArgs
-from services.gateway.config import GatewayConfig
+from services.args import DISPATCHER, GATEWAY, REPLICA, AppArgs
+from services.dispatcher.deployment import Dispatcher
 from services.gateway.deployment import Gateway
 from services.ray_environment import END_S
+from services.turn_process.config import ProcessConfig
 
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 30.0
@@ -65,27 +67,31 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         graceful_shutdown_timeout_s=args.longest_turn_s + END_S,
         graceful_shutdown_wait_loop_s=0.2,
     )(replica_class).bind(config)
-    gateway = serve.deployment(
-        name=GATEWAY,
-        max_ongoing_requests=10_000,
+    gateway = _deployment(args, GATEWAY, max_ongoing_requests=10_000)(serve.ingress()(Gateway))
+    dispatcher = _deployment(args, DISPATCHER)(Dispatcher)
+    process = ProcessConfig(
+        model_path=args.model_path,
+        model_name=args.model_name,
+        redis_url=args.redis_url,
+        history_ttl_s=args.history_ttl_s,
+        longest_turn_s=args.longest_turn_s,
+        drain_grace_s=args.drain_grace_s,
+        quantize=args.quantize,
+        lora=args.lora,
+        prefix=args.prefix,
+    )
+    application: Application = gateway.bind(process, replica, dispatcher.bind(process, replica))
+    return application
+
+
+def _deployment(args: AppArgs, name: str, **options: Any) -> Callable[[Any], Any]:
+    """A deployment of a process that runs turns."""
+    return serve.deployment(
+        name=name,
         ray_actor_options={"num_cpus": SOME_CPU},
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=args.longest_turn_s + END_S,
         graceful_shutdown_wait_loop_s=0.2,
-    )(serve.ingress()(Gateway))
-    application: Application = gateway.bind(
-        GatewayConfig(
-            model_path=args.model_path,
-            model_name=args.model_name,
-            redis_url=args.redis_url,
-            history_ttl_s=args.history_ttl_s,
-            longest_turn_s=args.longest_turn_s,
-            drain_grace_s=args.drain_grace_s,
-            quantize=args.quantize,
-            lora=args.lora,
-            prefix=args.prefix,
-        ),
-        replica,
+        **options,
     )
-    return application

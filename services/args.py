@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 REPLICA = "Replica"  # names of the deployments
 GATEWAY = "Gateway"
+DISPATCHER = "Dispatcher"
 
 
 class AppArgs(BaseModel):

@@ -12,7 +12,7 @@ from pathlib import Path
 from ray.serve.schema import ServeDeploySchema
 
 from cluster.channel.connection import SECRET_VARIABLE
-from services.args import GATEWAY, REPLICA, AppArgs
+from services.args import DISPATCHER, GATEWAY, REPLICA, AppArgs
 from services.conversations.redis_link import RedisLink
 from services.deploying import APP_NAME, Say, deploy, wait_until_answers
 from services.embedded import EmbeddedValkey
@@ -129,6 +129,7 @@ def serve_config(settings: ClusterSettings, args: AppArgs) -> ServeDeploySchema:
                     "deployments": [
                         {"name": REPLICA, **replica_numbers(settings)},
                         {"name": GATEWAY, "num_replicas": settings.gateways},
+                        {"name": DISPATCHER, "num_replicas": settings.dispatchers},
                     ],
                 }
             ],

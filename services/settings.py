@@ -35,6 +35,7 @@ class ClusterSettings(BaseSettings):
     scale_up_delay_s: Annotated[float, Field(ge=0)] = 10
     scale_down_delay_s: Annotated[float, Field(ge=0)] = 600
     gateways: Annotated[int, Field(ge=1, le=1024)] = 1
+    dispatchers: Annotated[int, Field(ge=1, le=1024)] = 1
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     redis_url: str | None = None
     address: str = Field(

@@ -44,6 +44,9 @@ def up(
         float | None, _option("How long load must ask for fewer replicas; default 600.", "scale_down_delay_s")
     ] = None,
     gateways: Annotated[int | None, _option("HTTP gateways; default 1.", "gateways")] = None,
+    dispatchers: Annotated[
+        int | None, _option("Processes that run background turns and adopt orphans; default 1.", "dispatchers")
+    ] = None,
     port: Annotated[int | None, _option("HTTP port; default 8000.", "port")] = None,
     redis_url: Annotated[
         str | None, _option("Redis or Valkey; none: a private one in the state folder.", "redis_url")
@@ -123,6 +126,7 @@ def up(
         scale_up_delay_s=scale_up_delay_s,
         scale_down_delay_s=scale_down_delay_s,
         gateways=gateways,
+        dispatchers=dispatchers,
         port=port,
         redis_url=redis_url,
         address=address,

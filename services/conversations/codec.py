@@ -103,16 +103,22 @@ def decode_conversation(name: str, created: bytes, meta: bytes) -> Conversation:
 
 def decode_line(name: str, line: str, reply: Sequence[Any]) -> Line:
     """A line, from the reply of LOAD."""
-    version, active, hint, created, meta, hidden, *blobs = reply
+    version, active, hint, created, meta, hidden, last, num_oldest, *blobs = reply
     return Line(
         conversation=decode_conversation(name, created, meta),
         version=int(version),
         active=active.decode(),
         hint=decode_hint(hint),
-        items=[decode_item(blob) for blob in blobs if blob is not None],
+        items=_decode_blobs(blobs[num_oldest:]),
+        oldest=_decode_blobs(blobs[:num_oldest]),
+        last=last.decode() if last else "",
         name=line,
         is_hidden=hidden is not None,
     )
+
+
+def _decode_blobs(blobs: Sequence[bytes | None]) -> list[Item]:
+    return [decode_item(blob) for blob in blobs if blob is not None]
 
 
 def decode_reply(raw: Sequence[Any]) -> Reply:

@@ -16,7 +16,19 @@ from services.conversations.items import name_items
 from services.conversations.keys import HISTORY_TTL_S, IDEMPOTENCY_TTL_S, MAIN_LINE, Keys, idempotency_key
 from services.conversations.memory_state import LineState, RootState, TurnEntry
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnState
-from services.conversations.store import Begin, Commit, ItemPage, Note, Reply, Reservation, Tail, Tailed, Verdict
+from services.conversations.store import (
+    WHOLE,
+    Begin,
+    Commit,
+    ItemPage,
+    Note,
+    Part,
+    Reply,
+    Reservation,
+    Tail,
+    Tailed,
+    Verdict,
+)
 
 
 class MemoryConversationStore:
@@ -46,23 +58,26 @@ class MemoryConversationStore:
         """Raises NotFoundError."""
         return self._conversation(tenant, conversation)[1].conversation
 
-    async def load(self, tenant: str, conversation: str, *, line: str | None = None, newest: int = 0) -> Line:
-        """A line with its newest items (0: all); without ``line``, the conversation that somebody made.
+    async def load(self, tenant: str, conversation: str, part: Part = WHOLE) -> Line:
+        """A line, or a part of it.
 
         Raises:
-            NotFoundError: there is none; a hidden line is no conversation.
+            NotFoundError: there is none, or not that item; a hidden line is no conversation.
         """
         root = self._known(Keys.of_conversation(tenant, conversation))
-        found = root.lines.get(line) if line else root.conversation
-        if found is None:
+        found = root.lines.get(part.line) if part.line else root.conversation
+        if found is None or (part.upto and part.upto not in found.items):
             raise NotFoundError("conversation", conversation)
+        names = found.items[: found.items.index(part.upto) + 1] if part.upto else found.items
         return Line(
             conversation=found.conversation,
             version=found.version,
             active=found.active,
             hint=found.hint,
-            items=root.read(found.items[-newest:]),
-            name=line or MAIN_LINE,
+            items=root.read(names[-part.newest :]),
+            oldest=root.read(names[: part.oldest]),
+            last=found.last,
+            name=part.line or MAIN_LINE,
             is_hidden=found.is_hidden,
         )
 

@@ -58,6 +58,10 @@ class Publishes(Protocol):
         """
         ...
 
+    async def check_room(self, tenant: str) -> None:
+        """Raises QueueFullError when the tenant has too many turns in the queue for another one."""
+        ...
+
 
 class DueIndex(Protocol):
     """When each open turn is to be looked at: written before the record, so it finds what a crash left behind.

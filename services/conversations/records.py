@@ -57,7 +57,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         name: of the line among those of its root.
         is_hidden: nobody made it as a conversation; it holds what responses without one follow each other in.
         active: id of the turn that holds it, or "".
-        items: oldest first; those that were erased are left out.
+        items: the newest ones, oldest first; those that were erased are left out.
+        oldest: as many of the first ones as were asked for, be they among the newest or not.
+        last: id of the last item, "" where there is none.
     """
 
     conversation: Conversation
@@ -65,6 +67,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     active: str
     hint: Hint | None
     items: list[Item]
+    oldest: list[Item] = []
+    last: str = ""
     name: str = MAIN_LINE
     is_hidden: bool = False
 

@@ -18,7 +18,7 @@ from services.conversations.keys import HISTORY_TTL_S, IDEMPOTENCY_TTL_S, MAIN_L
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnState
 from services.conversations.redis_link import RedisLink
 from services.conversations.scripts import Arg, lines, turns
-from services.conversations.store import Begin, Commit, ItemPage, Note, Reply, Reservation, Tail, Tailed
+from services.conversations.store import WHOLE, Begin, Commit, ItemPage, Note, Part, Reply, Reservation, Tail, Tailed
 
 
 class RedisConversationStore:
@@ -51,17 +51,18 @@ class RedisConversationStore:
             raise NotFoundError("conversation", conversation)
         return codec.decode_conversation(conversation, created, meta)
 
-    async def load(self, tenant: str, conversation: str, *, line: str | None = None, newest: int = 0) -> Line:
-        """A line with its newest items (0: all); without ``line``, the conversation that somebody made.
+    async def load(self, tenant: str, conversation: str, part: Part = WHOLE) -> Line:
+        """A line, or a part of it.
 
         Raises:
-            NotFoundError: there is none; a hidden line is no conversation.
+            NotFoundError: there is none, or not that item; a hidden line is no conversation.
         """
-        keys, name = Keys.of_conversation(tenant, conversation), line or MAIN_LINE
+        keys, name = Keys.of_conversation(tenant, conversation), part.line or MAIN_LINE
         names = [keys.line(name), keys.items(name), keys.item]
-        reply = await self._link.call(lambda redis: lines.LOAD.run(redis, names, [newest]))
+        args: list[Arg] = [part.newest, part.oldest, part.upto]
+        reply = await self._link.call(lambda redis: lines.LOAD.run(redis, names, args))
         loaded = codec.decode_line(conversation, name, reply) if reply else None
-        if loaded is None or (loaded.is_hidden and line is None):
+        if loaded is None or (loaded.is_hidden and part.line is None):
             raise NotFoundError("conversation", conversation)
         return loaded
 

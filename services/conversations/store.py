@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from cluster.protocol import Hint, Logprobs
 from services.conversations.keys import MAIN_LINE
@@ -159,6 +159,26 @@ class Reservation:
     turn: str
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What to read of a line.
+
+    Attributes:
+        line: its name; None: the conversation that somebody made.
+        newest: so many items; 0: all.
+        oldest: so many of the first ones too.
+        upto: the item to read up to; "": the end.
+    """
+
+    line: str | None = None
+    newest: int = 0
+    oldest: int = 0
+    upto: str = ""
+
+
+WHOLE: Final = Part()
+
+
 class ConversationStore(Protocol):
     """Every method raises StoreUnavailableError within two seconds when the store does not answer."""
 
@@ -170,11 +190,11 @@ class ConversationStore(Protocol):
         """Raises NotFoundError."""
         ...
 
-    async def load(self, tenant: str, conversation: str, *, line: str | None = None, newest: int = 0) -> Line:
-        """A line with its newest items (0: all); without ``line``, the conversation that somebody made.
+    async def load(self, tenant: str, conversation: str, part: Part = WHOLE) -> Line:
+        """A line, or a part of it.
 
         Raises:
-            NotFoundError: there is none; a hidden line is no conversation.
+            NotFoundError: there is none, or not that item; a hidden line is no conversation.
         """
         ...
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -20,18 +19,11 @@ from cluster.channel.connection import SECRET_VARIABLE
 from cluster.errors import StoreUnavailableError
 from cluster.metrics.deployment import Reporter
 from cluster.metrics.families import CONTENT_TYPE
-from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
-from services.backend.ray import RayBackend
-from services.conversations.redis_index import RedisIdIndex
-from services.conversations.redis_link import RedisLink
-from services.conversations.redis_store import RedisConversationStore
 from services.gateway.app import create_app
-from services.gateway.config import GatewayConfig
 from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
 from services.gateway.families import gateway_families
 from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
-from services.gateway.served import served_model
 from services.gateway.status import assemble
 from services.operator_token import operator_token
 from services.serve_changes import apply
@@ -39,51 +31,35 @@ from services.serve_status import ask_controller
 from services.serve_watch import ServeWatch
 from services.tenants.authenticator import Authenticator
 from services.tenants.redis_keys import RedisKeyStore
-from services.turns.service import TurnService
-from services.turns.settings import TurnSettings
+from services.turn_process.config import ProcessConfig
+from services.turn_process.process import TurnProcess
 
 
 class Gateway:
     """One HTTP gateway. Serve calls ``__serve_build_asgi_app__`` once the constructor has returned."""
 
-    def __init__(self, config: GatewayConfig, replicas: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self, config: ProcessConfig, replicas: DeploymentHandle[Any], dispatchers: DeploymentHandle[Any]
+    ) -> None:
+        del dispatchers  # Serve deploys with an application what its first deployment is bound to; we never call them
         context = serve.get_replica_context()
         self._app_name = context.app_name
         self._name = context.replica_id.unique_id
         logs.configure(f"gateway-{self._name}")
         self._counters = GatewayCounters()
         self._reporter = Reporter(f"gateway-{self._name}", self._families)
-        self._backend = RayBackend(
-            replicas,
-            name=self._name,
-            secret=os.environ[SECRET_VARIABLE].encode(),
-            host=_node_address(),
-            drain_grace_s=config.drain_grace_s,
-        )
-        self._link = RedisLink(config.redis_url)
-        self._store = RedisConversationStore(self._link, history_ttl_s=config.history_ttl_s)
-        self._index = RedisIdIndex(self._link)
-        self._authenticator = Authenticator(RedisKeyStore(self._link))
-        tokenizer = ChatGLM3Tokenizer.from_pretrained(config.model_path)
-        self._model = served_model(config, tokenizer)
+        self._process = TurnProcess(config, replicas, name=self._name)
+        self._authenticator = Authenticator(RedisKeyStore(self._process.link))
         self._created = int(Path(config.model_path, "config.json").stat().st_mtime)  # the same on every gateway
-        self._turns = TurnService(
-            backend=self._backend,
-            store=self._store,
-            index=self._index,
-            tokenizer=tokenizer,
-            model=self._model,
-            settings=TurnSettings(deadline_s=config.longest_turn_s),
-        )
         self._serve = ServeWatch(self._app_name, ask_controller)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application over the parts made by the constructor."""
-        model = self._model
+        model = self._process.model
         return create_app(
             GatewayDeps(
-                turns=self._turns,
-                store=self._store,
+                turns=self._process.turns,
+                store=self._process.store,
                 authenticator=self._authenticator,
                 models=(ModelInfo(model.name, self._created, model.context_length, model.fingerprint),),
                 readiness=self._readiness,
@@ -99,17 +75,15 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._link.close)
-            stack.push_async_callback(self._index.close)
-            for part in (self._backend, self._authenticator, self._turns):
-                await part.start()
-                stack.push_async_callback(part.stop)
+            await stack.enter_async_context(self._process.running())
+            await self._authenticator.start()
+            stack.push_async_callback(self._authenticator.stop)
             reporting = asyncio.get_running_loop().create_task(self._reporter.run())
             stack.callback(reporting.cancel)
             yield
 
     def _families(self) -> list[Any]:
-        return gateway_families(self._turns.metrics, self._counters.snapshot())
+        return gateway_families(self._process.turns.metrics, self._counters.snapshot())
 
     async def _metrics(self) -> tuple[bytes, str]:
         return await self._reporter.text(), CONTENT_TYPE
@@ -123,12 +97,7 @@ class Gateway:
         running = await self._serve.running()
         history = "ok"
         try:
-            await self._store.ping()
+            await self._process.store.ping()
         except StoreUnavailableError:
             history = "unavailable"
         return Readiness(ready=running > 0, checks={"replicas": str(running), "history": history})
-
-
-def _node_address() -> str:
-    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call] # Ray does not annotate it
-    return address

@@ -14,11 +14,12 @@ from fastapi import Depends, Request
 
 from cluster.errors import NotFoundError
 from services.changes import Change
+from services.conversations.records import TurnRecord
 from services.conversations.store import ConversationStore
 from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
 from services.tenants.share import Share
-from services.turns.events import ChatTurn, StoredTurn, TurnEvent, TurnStarted
+from services.turns.events import ChatTurn, Cursor, StoredTurn, TurnEvent, TurnStarted
 
 TurnStream = AsyncGenerator[TurnStarted | TurnEvent, None]
 
@@ -35,6 +36,18 @@ class Turns(Protocol):
 
     def respond(self, turn: StoredTurn) -> TurnStream:
         """A turn that the store keeps."""
+        ...
+
+    async def enqueue(self, turn: StoredTurn) -> str:
+        """A turn that nobody waits for; its id."""
+        ...
+
+    def read(self, tenant: str, response_id: str, cursor: Cursor | None = None) -> TurnStream:
+        """All events of a stored turn, by whomever it is computed; ``cursor`` must be one of them, but the last."""
+        ...
+
+    async def cancel(self, tenant: str, response_id: str) -> TurnRecord:
+        """End a stored turn; its record after a moment."""
         ...
 
 

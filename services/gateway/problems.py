@@ -17,10 +17,12 @@ from cluster.errors import (
     ContextLengthExceededError,
     ConversationBusyError,
     DeadlineExceededError,
+    IdempotencyMismatchError,
     InvalidKeyError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PreviousResponseError,
     QueueFullError,
     RetryLaterError,
     TurnError,
@@ -52,7 +54,9 @@ _RULES: Mapping[type[BaseException], Rule] = {
     ContextLengthExceededError: Rule(400, _INVALID),
     InvalidKeyError: Rule(401, _INVALID),
     NotFoundError: Rule(404, _INVALID),
+    PreviousResponseError: Rule(404, _INVALID),
     ConversationBusyError: Rule(409, _INVALID),
+    IdempotencyMismatchError: Rule(409, _INVALID),
     BodyTooLargeError: Rule(413, _INVALID),
     CallerError: Rule(400, _INVALID),
     OverloadedError: Rule(429, "rate_limit_error"),
@@ -111,6 +115,8 @@ def _code(error: BaseException) -> str:
 def _param(error: BaseException) -> str | None:
     if isinstance(error, InvalidRequestError):
         return error.param
+    if isinstance(error, PreviousResponseError):
+        return "previous_response_id"
     is_model = isinstance(error, NotFoundError) and error.kind == "model"
     return "model" if is_model else None
 

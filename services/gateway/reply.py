@@ -13,6 +13,7 @@ from time import perf_counter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from cluster.protocol import Served
 from services.gateway import faults, sse
 from services.gateway.connection import while_connected
 from services.gateway.deps import GatewayLimits, TurnStream
@@ -21,6 +22,8 @@ from services.gateway.problems import problem_of, problem_of_code
 from services.gateway.rendering.base import Rendering
 from services.gateway.summary import RequestSummary, summary_of
 from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
+
+_FAILED = {EventKind.FAILED, EventKind.BROKEN}
 
 
 class TurnReply(Response):
@@ -52,14 +55,14 @@ class TurnReply(Response):
     async def _start(self, summary: RequestSummary) -> tuple[Rendering, dict[str, str]]:
         started = await anext(self._turn)
         assert isinstance(started, TurnStarted)
-        summary.rank = started.served.rank
-        headers = {"x-replica-rank": str(started.served.rank), "x-replica-why": started.served.why}
+        headers = {} if started.served is None else _headers(started.served)
+        summary.rank = started.served.rank if started.served else None
         return self._rendering(started), headers
 
     async def _collect(self, scope: Scope) -> Response:
         rendering, headers = await self._start(summary_of(scope))
         last, result = await self._last(summary_of(scope))
-        if last.kind is EventKind.FAILED:
+        if last.kind in _FAILED:
             return render(problem_of_code(result.error_code, result.error_message), scope)
         return Response(rendering.whole(last, result), headers=headers, media_type="application/json")
 
@@ -97,6 +100,10 @@ class TurnReply(Response):
             yield rendering.broken(problem)
 
 
+def _headers(served: Served) -> dict[str, str]:
+    return {"x-replica-rank": str(served.rank), "x-replica-why": served.why}
+
+
 def _note(event: TurnEvent, summary: RequestSummary) -> None:
     """Keep what the log line tells of a turn: when its text began, and how it ended."""
     if summary.first_text_s is None and event.kind is EventKind.TEXT_DELTA:
@@ -105,5 +112,5 @@ def _note(event: TurnEvent, summary: RequestSummary) -> None:
         return
     summary.usage = event.result.usage
     summary.tool_calls = sum(one.call is not None for one in event.result.choices or (event.result,))
-    if event.kind is EventKind.FAILED:
+    if event.kind in _FAILED:
         summary.outcome, summary.error_code = "failed", event.result.error_code

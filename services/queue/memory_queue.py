@@ -64,9 +64,13 @@ class MemoryQueue:
         ref, share, now = Ref(tenant, turn), share_of(weight, cost), self._clock()
         if self._knows(ref):
             return
+        await self.check_room(tenant)
+        self._put(_Job(ref, share, tries=0, since=now, waits_since=now))
+
+    async def check_room(self, tenant: str) -> None:
+        """Raises QueueFullError when the tenant has as many jobs as it may."""
         if self._sizes()[tenant] >= self._max_queued:
             raise QueueFullError(queue=self._name, max_queued=self._max_queued, retry_after_s=_FULL_RETRY_S)
-        self._put(_Job(ref, share, tries=0, since=now, waits_since=now))
 
     async def take(self, consumer: str) -> Entry | None:
         """The next job of the tenant whose turn it is; None when nothing waits."""

@@ -24,7 +24,7 @@ from services.queue.base import (
     Verdict,
     share_of,
 )
-from services.queue.keys import DEAD_TTL_S, MAX_DEAD, class_prefix
+from services.queue.keys import DEAD_TTL_S, MAX_DEAD, SIZES, class_prefix
 
 MAX_BATCH: Final = 500  # jobs or letters one script handles; the server does nothing else meanwhile
 _TENANTS_A_RECLAIM: Final = 64
@@ -54,7 +54,13 @@ class RedisQueue:
         ref, share = Ref(tenant, turn), share_of(weight, cost)
         outcome = await self._run(scripts.PUBLISH, ref.tenant, ref.turn, repr(share), self._max_queued)
         if outcome == b"full":
-            raise QueueFullError(queue=self._name, max_queued=self._max_queued, retry_after_s=_FULL_RETRY_S)
+            raise self._full()
+
+    async def check_room(self, tenant: str) -> None:
+        """Raises QueueFullError when the tenant has as many jobs as it may."""
+        size = await self._link.call(lambda redis: redis.zscore(self._prefix + SIZES, tenant))
+        if size is not None and size >= self._max_queued:
+            raise self._full()
 
     async def take(self, consumer: str) -> Entry | None:
         """The next job of the tenant whose turn it is; None when nothing waits."""
@@ -133,6 +139,9 @@ class RedisQueue:
         start: list[Arg] = [str(after.ref), after.died_ms] if after else ["", 0]
         reply = await self._run(letters.DEAD_PAGE, *start, MAX_BATCH)
         return [_letter(*reply[i : i + 3]) for i in range(0, len(reply), 3)]
+
+    def _full(self) -> QueueFullError:
+        return QueueFullError(queue=self._name, max_queued=self._max_queued, retry_after_s=_FULL_RETRY_S)
 
     async def _run(self, script: Script, *args: Arg) -> Any:
         return await self._link.call(lambda redis: script.run(redis, [self._prefix], args))

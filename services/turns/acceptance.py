@@ -1,128 +1,158 @@
-"""A stored turn's way in: load the conversation, make the turn ready, begin its record.
+"""A stored turn's way in: find its place, read what was said there, make the turn ready, begin its record.
 
-Nothing is written before the request is known to be good. An OK of ``begin`` is the acceptance: from then on the turn
+Nothing is written before the request is known to be good, but for a note that the turn will be looked at: it comes
+first, so that a record whose maker dies is never forgotten. An OK of ``begin`` is the acceptance: from then on the turn
 has a record, a lease and an end, whatever happens to this process.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
-from cluster.errors import ClusterError, ConversationBusyError, NotFoundError
+from cluster.errors import ClusterError, ConversationBusyError, NotFoundError, StoreUnavailableError
 from services.conversations import ids
-from services.conversations.records import Item, Line, TurnRequest
+from services.conversations.records import Item, TurnRequest, TurnState
 from services.conversations.store import Begin, Reply, Verdict
-from services.turns.adoption import close_orphan, new_owner
+from services.turns.accepted import Accepted, TurnExistsError
 from services.turns.draft import Draft, draft_stored
 from services.turns.events import Message, StoredTurn
+from services.turns.leases import new_owner
+from services.turns.orphans import close_orphan
 from services.turns.parts import TurnParts
+from services.turns.place import Place, find_place
+from services.turns.projection import VERSION
 from services.turns.prompt import digest
-from services.turns.recall import recall
+from services.turns.recall import Past, recall
 
 _MAX_TRIES = 3  # as loaded; after an orphan was closed; after the line moved on
+_AGAIN = {Verdict.EXPIRED, Verdict.VERSION}
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A turn that has begun.
-
-    Attributes:
-        response_id: ``resp_…``.
-        conversation: ``conv_…`` of its line, listed or not.
-        owner: token of the lease.
-        base_version: of the line, when it began.
-        sent_at: when the acknowledged ``begin`` was sent (monotonic).
-        created_at: unix seconds.
-        items: the input, as it will be appended.
-        draft: ready to be generated.
-    """
-
-    response_id: str
-    conversation: str
-    owner: str
-    base_version: int
-    sent_at: float
-    created_at: int
-    items: Sequence[Item]
-    draft: Draft
-
-
-async def accept(parts: TurnParts, turn: StoredTurn) -> Accepted:
-    """Begin the turn.
+async def accept(parts: TurnParts, turn: StoredTurn, response_id: str) -> Accepted:
+    """Begin the turn under this id, whose root is that of its conversation or of the earlier answer.
 
     Raises:
         InvalidRequestError, ContextLengthExceededError: the request cannot be served; nothing was written.
         NotFoundError: no such conversation.
-        ConversationBusyError: another turn of it is running.
+        PreviousResponseError: no such earlier answer.
+        ConversationBusyError: another turn of the conversation is running.
         StoreUnavailableError: the store does not answer.
+        TurnExistsError: this very turn has begun.
     """
-    conversation = turn.conversation or ids.new_conversation()
-    response_id = ids.new_response(conversation)
-    items = _items(conversation, response_id, turn.input)
-    reply = Reply(Verdict.BUSY)
-    for _ in range(_MAX_TRIES):
-        accepted, reply = await _try(parts, turn, conversation, response_id, items)
-        if reply.verdict is Verdict.OK:
-            return accepted
+    entry = _Entry(parts, turn, response_id)
+    try:
+        return await entry.accept()
+    except ClusterError:
+        with contextlib.suppress(StoreUnavailableError):
+            await parts.due.remove(turn.tenant, response_id)
+        raise
+
+
+class _Entry:
+    """One turn on its way in."""
+
+    def __init__(self, parts: TurnParts, turn: StoredTurn, response_id: str) -> None:
+        self._parts = parts
+        self._turn = turn
+        self._response_id = response_id
+        self._conversation = ids.conversation_of(response_id)
+        self._items = _items(self._conversation, response_id, turn.input)
+
+    async def accept(self) -> Accepted:
+        reply = Reply(Verdict.BUSY)
+        for _ in range(_MAX_TRIES):
+            place, past = await self._look()
+            draft = await draft_stored(self._parts, self._turn, self._conversation, past, self._items)
+            accepted = self._accepted(place, past, draft)
+            reply = await self._parts.store.begin(self._begin(place, accepted))
+            if reply.verdict is Verdict.OK:
+                return accepted
+            if not await self._may_try_again(place, reply):
+                break
+        raise _refusal(reply, self._conversation)
+
+    async def _look(self) -> tuple[Place, Past]:
+        due = self._parts.due.add(self._turn.tenant, self._response_id, in_s=self._parts.settings.journal.lease_s)
+        (place, past), _ = await asyncio.gather(self._read(), due)
+        return place, past
+
+    async def _read(self) -> tuple[Place, Past]:
+        place = await find_place(self._parts.store, self._turn, self._conversation)
+        return place, await recall(self._parts, self._turn, place)
+
+    async def _may_try_again(self, place: Place, reply: Reply) -> bool:
+        """Whether the same request, read again, may get in."""
+        if reply.verdict is Verdict.EXISTS:
+            raise TurnExistsError
+        if self._turn.previous is not None and not place.is_new:
+            return True  # somebody else goes on from that answer: the next look finds a branch
         if reply.verdict is Verdict.EXPIRED:
-            await close_orphan(parts, turn.tenant, reply.turn)
-        elif reply.verdict is not Verdict.VERSION:
-            break
-    raise _refusal(reply, conversation)
+            if reply.value < self._parts.settings.orphan_s * 1000:
+                return False
+            await close_orphan(self._parts, self._turn.tenant, reply.turn)
+        return reply.verdict in _AGAIN
 
+    def _accepted(self, place: Place, past: Past, draft: Draft) -> Accepted:
+        version = past.line.version if past.line and not place.is_new else 0
+        return Accepted(
+            tenant=self._turn.tenant,
+            request_id=self._turn.request_id,
+            response_id=self._response_id,
+            conversation=self._conversation,
+            shown=self._turn.conversation,
+            line=place.line,
+            owner=new_owner(),
+            base_version=version if place.version is None else place.version,
+            sent_at=self._parts.clock(),
+            created_at=int(time.time()),
+            items=self._items,
+            draft=draft,
+            can_wait=self._turn.is_background,
+        )
 
-async def _try(
-    parts: TurnParts, turn: StoredTurn, conversation: str, response_id: str, items: Sequence[Item]
-) -> tuple[Accepted, Reply]:
-    past = await recall(parts, turn)
-    line = past.line
-    draft = await draft_stored(parts, turn, conversation, past, items)
-    accepted = Accepted(
-        response_id=response_id,
-        conversation=conversation,
-        owner=new_owner(),
-        base_version=line.version if line else 0,
-        sent_at=parts.clock(),
-        created_at=int(time.time()),
-        items=items,
-        draft=draft,
-    )
-    return accepted, await parts.store.begin(_begin(parts, turn, accepted, line))
+    def _begin(self, place: Place, accepted: Accepted) -> Begin:
+        settings, is_background = self._parts.settings, self._turn.is_background
+        return Begin(
+            tenant=accepted.tenant,
+            turn=accepted.response_id,
+            conversation=accepted.conversation,
+            owner=accepted.owner,
+            base_version=accepted.base_version,
+            lease_s=settings.journal.lease_s,
+            deadline_s=settings.waiting_s if is_background else settings.deadline_s,
+            request=self._record(accepted.draft),
+            new_line=place.is_new,
+            line=place.line,
+            fork=place.fork,
+            state=TurnState.QUEUED if is_background else TurnState.RUNNING,
+        )
 
-
-def _begin(parts: TurnParts, turn: StoredTurn, accepted: Accepted, line: Line | None) -> Begin:
-    return Begin(
-        tenant=turn.tenant,
-        turn=accepted.response_id,
-        conversation=accepted.conversation,
-        owner=accepted.owner,
-        base_version=accepted.base_version,
-        lease_s=parts.settings.journal.lease_s,
-        deadline_s=parts.settings.deadline_s,
-        request=_record(parts, turn, accepted),
-        new_line=line is None,
-    )
-
-
-def _record(parts: TurnParts, turn: StoredTurn, accepted: Accepted) -> TurnRequest:
-    request = accepted.draft.request
-    return TurnRequest(
-        request_id=turn.request_id,
-        input=list(accepted.items),
-        instructions=turn.instructions,
-        sampling=msgspec.msgpack.encode(request.sampling),
-        stop=list(turn.options.stop),
-        prompt_digest=digest(request.prompt_ids),
-        prompt_tokens=accepted.draft.prompt_tokens,
-        model=parts.model.name,
-        metadata=turn.metadata,
-        truncation=turn.truncation.value,
-        window=accepted.draft.window,
-    )
+    def _record(self, draft: Draft) -> TurnRequest:
+        turn, request = self._turn, draft.request
+        return TurnRequest(
+            request_id=turn.request_id,
+            input=list(self._items),
+            instructions=turn.instructions,
+            sampling=msgspec.msgpack.encode(request.sampling),
+            stop=list(turn.options.stop),
+            prompt_digest=digest(request.prompt_ids),
+            prompt_tokens=draft.prompt_tokens,
+            model=self._parts.model.name,
+            metadata=turn.metadata,
+            fingerprint=self._parts.model.fingerprint,
+            projection=VERSION,
+            priority=turn.share.priority,
+            weight=turn.share.weight,
+            is_background=turn.is_background,
+            truncation=turn.truncation.value,
+            window=draft.window,
+            view=turn.view,
+        )
 
 
 def _items(conversation: str, response_id: str, messages: Sequence[Message]) -> list[Item]:

@@ -1,87 +1,92 @@
-"""What a dead owner left behind, brought to an end so that its conversation is free again.
+"""A claimed turn made ready to be gone on with, as its first owner would have: the same prompt, the same draws.
 
-Its journal holds what the client was sent, a quarter of a second aside. That becomes the answer, marked incomplete, and
-the question stays in the history: an accepted turn is not forgotten.
+What the record names must still be so: the model, the release's events, the prompt to its last id. Where it is not, the
+turn fails with a word that says why, for a splice of two answers would be worse than none.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+import time
 
-import structlog
+import msgspec
 
-from cluster.errors import ConversationBusyError, NotFoundError, TurnLostError
-from cluster.protocol import FinishReason
-from services.conversations.records import TurnRecord, TurnState
-from services.conversations.store import Commit, Tail, Verdict
-from services.turns.answer import answer_items
+from cluster.errors import DeadlineExceededError, ModelReplacedError, PromptMismatchError
+from cluster.protocol import GenerateRequest, SamplingParams
+from services.conversations import ids
+from services.conversations.records import TurnRecord
+from services.turns import pin
+from services.turns.accepted import Accepted, Held
+from services.turns.draft import Draft
+from services.turns.orphans import Claimed
 from services.turns.parts import TurnParts
-from services.turns.projection import Projection
+from services.turns.projection import VERSION
+from services.turns.prompt import digest, prompt_ids
+from services.turns.rebuild import prompt_messages
 
-_log = structlog.get_logger(__name__)
-
-_OWNER_BYTES = 16
-
-
-def new_owner() -> str:
-    """A lease's token: 128 random bits, hex."""
-    return secrets.token_hex(_OWNER_BYTES)
+_decode_sampling = msgspec.msgpack.Decoder(SamplingParams).decode
 
 
-async def close_orphan(parts: TurnParts, tenant: str, turn: str) -> None:
-    """Take an expired turn over and commit its journal as ``incomplete``. Ended meanwhile: nothing to do.
+async def make_ready(parts: TurnParts, claimed: Claimed) -> Accepted:
+    """The claimed turn, ready to be generated from where its journal ends.
 
     Raises:
-        ConversationBusyError: its owner, or another adopter, lives.
+        ModelReplacedError: it was begun on another model, or by a release with other events.
+        PromptMismatchError: its conversation does not give the prompt that it was begun with.
+        DeadlineExceededError: it has waited too long.
+        TurnLostError, NotFoundError: what it stands on is gone.
         StoreUnavailableError: the store does not answer.
     """
-    owner = new_owner()
-    reply = await parts.store.claim(tenant, turn, owner=owner, lease_s=parts.settings.journal.lease_s)
-    if reply.verdict is Verdict.LIVE:
-        raise ConversationBusyError(turn)
-    if reply.verdict is not Verdict.OK:
-        return
-    try:
-        record = await parts.store.turn(tenant, turn)
-        commit = await _ending(parts, tenant, owner, record)
-    except NotFoundError:  # erased meanwhile
-        return
-    reply = await parts.store.commit(commit)
-    _log.info("turn.adopted", turn=turn, ids=len(commit.ids), verdict=reply.verdict.value)
-
-
-async def _ending(parts: TurnParts, tenant: str, owner: str, record: TurnRecord) -> Commit:
-    (tailed,) = await parts.store.tail([Tail(tenant, record.id)])
-    if tailed.is_broken:  # nobody can say what the client was sent
-        error = TurnLostError(f"The journal of {record.id} has a hole: the store has lost writes.")
-        return replace(
-            _commit(parts, tenant, owner, record, ()),
-            state=TurnState.FAILED,
-            items=(),
-            finish=FinishReason.FAILED,
-            error_code=error.code,
-            error_message=str(error),
-        )
-    return _commit(parts, tenant, owner, record, tailed.ids)
-
-
-def _commit(parts: TurnParts, tenant: str, owner: str, record: TurnRecord, journal: Sequence[int]) -> Commit:
-    projection = Projection(parts.tokenizer, record.request.stop)
-    projection.push(journal)
-    projection.close()
-    window = record.request.window
-    answer = answer_items(record.id, projection, projection.answer_ids(), is_whole=False, window=window)
-    return Commit(
-        tenant=tenant,
-        turn=record.id,
-        conversation=record.conversation,
-        owner=owner,
-        state=TurnState.INCOMPLETE,
-        base_version=record.base_version,
-        items=[*record.request.input, *answer],
-        ids=projection.ids,
-        finish=FinishReason.ABORTED,
-        usage={"prompt_tokens": record.request.prompt_tokens, "cached_tokens": 0, "output_tokens": len(projection.ids)},
+    record = claimed.record
+    _check(parts, record)
+    prompt = await _prompt(parts, claimed.tenant, record)
+    request = GenerateRequest(
+        attempt=0,  # drawn for each attempt
+        request_id=record.request.request_id,
+        tenant=claimed.tenant,
+        prompt_ids=prompt,
+        output_ids=list(claimed.journal.ids),
+        sampling=sampling_of(record),
+        pin_key=pin.conversation_key(claimed.tenant, ids.conversation_root(record.conversation)),
+        priority=record.request.priority,
+        weight=record.request.weight,
+        keep_s=parts.settings.keep.conversation_s,
     )
+    return Accepted(
+        tenant=claimed.tenant,
+        request_id=record.request.request_id,
+        response_id=record.id,
+        conversation=record.conversation,
+        shown=None,
+        line=record.line,
+        owner=claimed.owner,
+        base_version=record.base_version,
+        sent_at=claimed.sent_at,
+        created_at=record.created_at,
+        items=record.request.input,
+        draft=Draft(request, tuple(record.request.stop), window=record.request.window),
+        can_wait=True,
+        held=Held(claimed.journal.ids, claimed.journal.logprobs, record.moves),
+    )
+
+
+def sampling_of(record: TurnRecord) -> SamplingParams:
+    """How the turn's ids are drawn."""
+    return _decode_sampling(record.request.sampling)
+
+
+def _check(parts: TurnParts, record: TurnRecord) -> None:
+    if record.request.fingerprint != parts.model.fingerprint:
+        raise ModelReplacedError("The model was replaced after this turn began; send it again.")
+    if record.request.projection != VERSION:
+        raise ModelReplacedError("The cluster was upgraded after this turn began; send it again.")
+    if time.time() > record.created_at + parts.settings.waiting_s:
+        raise DeadlineExceededError(f"The turn waited longer than {parts.settings.waiting_s:g} seconds.")
+
+
+async def _prompt(parts: TurnParts, tenant: str, record: TurnRecord) -> list[int]:
+    messages = await prompt_messages(parts.store, tenant, record)
+    prompt = await asyncio.to_thread(prompt_ids, parts.tokenizer, messages)
+    if digest(prompt) != record.request.prompt_digest:
+        raise PromptMismatchError("The conversation does not give the prompt that this turn began with.")
+    return prompt

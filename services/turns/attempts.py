@@ -42,12 +42,13 @@ class Attempts:
         request: the first attempt; later ones copy it. Its ``attempt`` and ``deadline_s`` are set here.
         settings: limits.
         clock: monotonic seconds.
+        moves: attempts that earlier owners of the turn lost.
 
     Attributes:
         ids: all ids of the answer so far.
         served: who served the last attempt, once one was.
         cached_tokens: prompt tokens that the first attempt found in a cache.
-        moves: attempts after the first.
+        moves: attempts that were lost.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class Attempts:
         request: GenerateRequest,
         settings: TurnSettings,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        moves: int = 0,
     ) -> None:
         self.ids: list[int] = list(request.output_ids)
         self.served: Served | None = None
         self.cached_tokens: int | None = None
-        self.moves = 0
+        self.moves = moves
         self._backend = backend
         self._request = request
         self._settings = settings

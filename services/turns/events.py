@@ -95,8 +95,20 @@ class ChatTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A request that may be sent again: the key its caller gave it, and a digest of its body."""
+
+    key: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTurn:
-    """A turn of a conversation whose history the store keeps. ``conversation`` None begins a new, unlisted line."""
+    """A turn whose history the store keeps: that of ``conversation``, or what ``previous`` answered; else none.
+
+    Nobody waits for one in the background: it goes through the queue. ``view`` is kept with the record, for whoever
+    shows the turn later.
+    """
 
     tenant: str
     request_id: str
@@ -107,12 +119,29 @@ class StoredTurn:
     metadata: dict[str, str] = field(default_factory=dict)
     share: Share = DEFAULT  # the tenant's, or less
     truncation: Truncation = Truncation.DISABLED
+    previous: str | None = None  # resp_…
+    is_background: bool = False
+    view: bytes = b""
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last event that a reader has. ``crc`` None: the reader does not know it, so it is not compared."""
+
+    seq: int
+    crc: int | None = None
 
 
 class EventKind(StrEnum):
-    """In order of appearance. A turn ends with exactly one of the last four; most have no TOOL_CALL."""
+    """In order of appearance. Most turns have no TOOL_CALL, nor QUEUED.
+
+    A turn ends with exactly one of the four before the last. BROKEN is no part of it: the stream ends here, the turn
+    does not, or nobody can say how.
+    """
 
     CREATED = "created"
+    QUEUED = "queued"  # of a turn in the background only
     IN_PROGRESS = "in_progress"
     ITEM_ADDED = "item_added"
     PART_ADDED = "part_added"
@@ -125,6 +154,7 @@ class EventKind(StrEnum):
     INCOMPLETE = "incomplete"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +210,7 @@ class TurnStarted:
     response_id: str  # resp_… of a stored turn; "" for a stateless one
     item_id: str  # msg_… of the answer
     conversation: str | None
-    served: Served
+    served: Served | None  # None: the turn is read, not computed, here
     seed: int
     prompt_tokens: int
     created_at: int  # unix seconds

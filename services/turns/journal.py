@@ -9,17 +9,36 @@ says nothing more until a write succeeds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from cluster.errors import ClusterError, StoreUnavailableError, TurnLostError, TurnMovedError
+from cluster.protocol import Logprobs
 from services.conversations.store import ConversationStore, Note, Reply, Verdict
+from services.turns.accepted import NOTHING, Held
 from services.turns.settings import JournalSettings
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What the journal heard of a turn.
+
+    Attributes:
+        has_failed: it may not go on; ``Ticket.error`` says why.
+        is_cancelled: somebody asked to cancel it.
+        seen_s: a reader of its record will be back within this.
+    """
+
+    has_failed: bool = False
+    is_cancelled: bool = False
+    seen_s: float = 0.0
 
 
 class Ticket:
@@ -37,23 +56,31 @@ class Ticket:
         turn: str,
         owner: str,
         sent_at: float,
-        on_end: Callable[[bool], None],
+        held: Held,
+        on_news: Callable[[News], None],
     ) -> None:
         self.error: ClusterError | None = None
         self._journal = journal
         self._tenant = tenant
         self._turn = turn
         self._owner = owner
-        self._on_end = on_end
-        self._ids: list[int] = []
-        self._noted = 0  # ids the store is known to hold
+        self._on_news = on_news
+        self._ids = list(held.ids)
+        self._logprobs = list(held.logprobs)
+        self._moves = held.moves
+        self._noted = len(self._ids)  # ids the store is known to hold
         self._sent_at = sent_at  # of the last acknowledged write
         self._changed = asyncio.Event()
 
-    def extend(self, ids: Sequence[int]) -> None:
-        """More ids of the answer; they are written soon."""
+    def extend(self, ids: Sequence[int], logprobs: Sequence[Logprobs] = (), moves: int = 0) -> None:
+        """More ids of the answer, with their log probabilities where they are kept; they are written soon.
+
+        ``moves``: how often the answer went on elsewhere, all in all.
+        """
         is_first = not self._ids
         self._ids += ids
+        self._logprobs += logprobs
+        self._moves = moves
         if is_first or self.waiting >= self._journal.settings.flush_ids:
             self._journal.wake()
 
@@ -103,7 +130,7 @@ class Ticket:
         if self.error is None:
             self.error = error
             self._changed.set()
-            self._on_end(False)
+            self._on_news(News(has_failed=True))
 
     def is_due(self, now: float) -> bool:
         """Whether ids or a sign of life should be written now."""
@@ -123,6 +150,8 @@ class Ticket:
             start=self._noted,
             ids=self._ids[self._noted :],
             lease_s=self._journal.settings.lease_s,
+            logprobs=self._logprobs[self._noted :],
+            moves=self._moves,
         )
 
     def settle(self, reply: Reply, sent_at: float) -> None:
@@ -134,8 +163,8 @@ class Ticket:
             self.fail(TurnMovedError("Another process has taken this turn over."))
         else:
             self.fail(TurnLostError("The record of this turn is gone."))
-        if reply.cancel:
-            self._on_end(True)
+        if reply.cancel or reply.seen_s:
+            self._on_news(News(is_cancelled=reply.cancel, seen_s=reply.seen_s))
 
 
 class Journal:
@@ -169,20 +198,35 @@ class Journal:
             await asyncio.wait({self._task})
             self._task = None
 
-    def open(self, *, tenant: str, turn: str, owner: str, sent_at: float, on_end: Callable[[bool], None]) -> Ticket:
+    def open(
+        self,
+        *,
+        tenant: str,
+        turn: str,
+        owner: str,
+        sent_at: float,
+        on_news: Callable[[News], None],
+        held: Held = NOTHING,
+    ) -> Ticket:
         """Keep a turn's record from now on.
 
         Args:
             tenant: of the turn.
             turn: its id.
             owner: the token of its lease.
-            sent_at: when the ``begin`` that was answered OK was sent (monotonic).
-            on_end: called once the turn must end: True when somebody asked to cancel it, False on ``Ticket.error``.
+            sent_at: when the write that made us its owner was sent (monotonic).
+            on_news: called with what is heard of the turn.
+            held: what the journal holds of it already.
         """
-        ticket = Ticket(self, tenant=tenant, turn=turn, owner=owner, sent_at=sent_at, on_end=on_end)
+        ticket = Ticket(self, tenant=tenant, turn=turn, owner=owner, sent_at=sent_at, held=held, on_news=on_news)
         self._tickets.add(ticket)
         self.wake()
         return ticket
+
+    async def flush(self, ticket: Ticket) -> None:
+        """Write what waits of this turn now, if the store answers."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self._write([ticket])
 
     async def close(self, ticket: Ticket) -> None:
         """Write no more of this turn. On return no note of it is under way."""

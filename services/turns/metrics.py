@@ -54,6 +54,9 @@ class TurnMetrics:
         cached_tokens: those whose KV was found.
         output_tokens: ids received.
         moves: attempts that went on elsewhere.
+        adoptions: turns gone on with whose owner had died, or that had waited.
+        resumes: streams that were picked up behind an event.
+        diverged: of those, streams whose answer was not the one begun.
         pins: first placements by the router's ``why``.
         errors: turns that ended in an error, by its code.
         tool_calls: answers that began as a call: ``called``, ``cut`` (by the token limit) or ``malformed``.
@@ -69,6 +72,9 @@ class TurnMetrics:
     cached_tokens: int = 0
     output_tokens: int = 0
     moves: int = 0
+    adoptions: int = 0
+    resumes: int = 0
+    diverged: int = 0
     pins: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     tool_calls: Counter[str] = field(default_factory=Counter)

@@ -10,17 +10,17 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 
-from cluster.errors import ClusterError
 from services.turns.events import TurnEvent, TurnStarted
 from services.turns.journal import Ticket
 
 
 class Outbox:
-    """An async iterator with one reader. It ends with ``close``, or raises the error that was given there."""
+    """An async iterator with one reader, or none. It ends with ``close``, or raises the error that was given there."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_read: bool = True) -> None:
+        self._is_read = is_read
         self._events: deque[TurnStarted | TurnEvent] = deque()
-        self._error: ClusterError | None = None
+        self._error: Exception | None = None
         self._is_closed = False
         self._news = asyncio.Event()
         self._gate: Ticket | None = None
@@ -30,11 +30,17 @@ class Outbox:
         self._gate = gate
 
     def put(self, events: Iterable[TurnStarted | TurnEvent]) -> None:
-        """More events."""
-        self._events.extend(events)
-        self._news.set()
+        """More events; without a reader they are nobody's."""
+        if self._is_read:
+            self._events.extend(events)
+            self._news.set()
 
-    def close(self, error: ClusterError | None = None) -> None:
+    def mute(self) -> None:
+        """The reader has left."""
+        self._is_read = False
+        self._events.clear()
+
+    def close(self, error: Exception | None = None) -> None:
         """No more events; the first call counts."""
         if not self._is_closed:
             self._is_closed = True
@@ -48,7 +54,7 @@ class Outbox:
         """The next event.
 
         Raises:
-            ClusterError: the turn ended in it, or the lease was lost; events still here stay unsaid in that case.
+            Exception: the turn ended in it, or the lease was lost; events still here stay unsaid in that case.
         """
         while not self._events:
             if self._error is not None:

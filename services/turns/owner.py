@@ -1,26 +1,29 @@
 """The one task that owns a stored turn, from its acceptance to its commit.
 
-It outlives its caller: a client that leaves ends the generation, not the record. Everything that can end the turn (its
-last id, an error, the client, a cancel, the lease, this process) meets in this task, so which came first is a plain
-matter of order: once the generation is over, a cancel comes too late.
+It outlives its caller: a client that leaves may come back, to any gateway, and reads the record. Everything that can
+end the turn (its last id, an error, a client that stays away, a cancel, the lease, this process) meets in this task, so
+which came first is a plain matter of order: once the generation is over, a cancel comes too late.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from enum import Enum
+from enum import Enum, auto
 
 import structlog
 
-from cluster.errors import ClusterError, StoreUnavailableError, TurnLostError, TurnMovedError
+from cluster.errors import ClusterError, RetryLaterError, StoreUnavailableError, TurnLostError, TurnMovedError
 from cluster.protocol import FinishReason, Served
 from services.conversations.records import TurnState
 from services.conversations.store import Commit, Reply, Verdict
-from services.turns.acceptance import Accepted, accept
+from services.turns.absence import Absence
+from services.turns.accepted import Accepted, TurnExistsError
 from services.turns.answer import answer_item_id, answer_items
-from services.turns.events import EventKind, StoredTurn, TurnEvent, TurnResult, TurnStarted
-from services.turns.journal import Journal, Ticket
+from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
+from services.turns.journal import Journal, News, Ticket
 from services.turns.metrics import Account
 from services.turns.outbox import Outbox
 from services.turns.parts import TurnParts
@@ -32,69 +35,93 @@ _STATES = {FinishReason.STOP: TurnState.COMPLETED, FinishReason.LENGTH: TurnStat
 
 
 class Ending(Enum):
-    """Who ended a turn before its answer was complete, and the state it gets."""
+    """Who ended a turn before its answer was complete."""
 
-    CANCELLED = TurnState.CANCELLED  # the client left, or somebody asked
-    STOPPED = TurnState.INCOMPLETE  # this process is going away
+    CANCELLED = auto()  # the client stayed away, or somebody asked
+    RELEASED = auto()  # this process is going away; another one goes on
 
 
 class TurnOwner:
     """Owns one stored turn. ``run`` it as a task; read ``outbox``; ``end`` it early.
 
+    Args:
+        parts: shared by all turns.
+        journal: keeps the record up.
+        enter: makes the turn ours: begins it, or hands over one that was claimed.
+        is_read: whether somebody reads the outbox.
+
     Attributes:
         outbox: ``TurnStarted``, then the numbered events; raises the error the turn ended in.
+        error: that one, once the turn is over; None for a turn that ended in order.
     """
 
-    def __init__(self, parts: TurnParts, journal: Journal, turn: StoredTurn) -> None:
-        self.outbox = Outbox()
+    def __init__(
+        self, parts: TurnParts, journal: Journal, enter: Callable[[], Awaitable[Accepted]], *, is_read: bool = True
+    ) -> None:
+        self.outbox = Outbox(is_read=is_read)
+        self.error: ClusterError | None = None
         self._account = Account(parts.metrics)
         self._parts = parts
         self._journal = journal
-        self._turn = turn
+        self._enter = enter
         self._ending: Ending | None = None
+        self._absence = Absence(lambda: self.end(Ending.CANCELLED), parts.clock)
         self._pump: asyncio.Task[None] | None = None
         self._production: Production | None = None
+        self._is_recorded = False  # as failed: that is how the turn ended, not only the stream
 
     def end(self, ending: Ending) -> None:
-        """End the generation now and commit what there is. Too late, once the generation is over."""
+        """End the generation now. Too late, once it is over."""
         if self._ending is None:
             self._ending = ending
             self._interrupt()
 
+    def leave(self) -> None:
+        """Nobody reads the outbox any more; without a reader of the record, the turn ends in ``resume_s``."""
+        self.outbox.mute()
+        self._absence.begin(self._parts.settings.resume_s)
+
     def failed(self, error: ClusterError, last: TurnEvent | None) -> TurnEvent:
         """The last event of a started turn that ended in ``error``; ``last`` is the one its caller saw before."""
         assert self._production is not None, "a started turn has a production"
-        return self._production.failed(error, last)
+        return self._production.failed(error, last, EventKind.FAILED if self._is_recorded else EventKind.BROKEN)
 
     async def run(self) -> None:
         """Own the turn. Every outcome is told through the outbox; nothing is raised but cancellation."""
         try:
             with self._account:
                 await self._run()
-        except ClusterError as error:
+        except TurnExistsError as error:
             self.outbox.close(error)
+        except ClusterError as error:
+            self._close(error)
         except Exception as error:  # noqa: BLE001 - the caller hears of it; a task's own exception nobody would
-            self.outbox.close(self._crash(error))
+            self._close(_crash(error))
         finally:
+            self._absence.end()
             self.outbox.close()
 
-    def _crash(self, error: BaseException) -> ClusterError:
-        _log.error("turn.crashed", request_id=self._turn.request_id, exc_info=error)
-        return ClusterError("The turn failed for a reason that nobody foresaw.")
+    def _close(self, error: ClusterError) -> None:
+        self.error = error
+        self.outbox.close(error)
 
     async def _run(self) -> None:
-        accepted = await accept(self._parts, self._turn)
+        accepted = await self._enter()
         ticket = self._journal.open(
-            tenant=self._turn.tenant,
+            tenant=accepted.tenant,
             turn=accepted.response_id,
             owner=accepted.owner,
             sent_at=accepted.sent_at,
-            on_end=self._on_ticket_end,
+            held=accepted.held,
+            on_news=self._on_news,
         )
         self.outbox.guard(ticket)
-        production = self._production = Production(self._parts, accepted.draft)
+        production = self._production = Production(self._parts, accepted.draft, held=accepted.held)
         try:
             error = await self._generate(accepted, ticket, production)
+            if self._ending is Ending.RELEASED and production.reason is FinishReason.ABORTED:
+                error = TurnMovedError("This process is going away; another one goes on with the turn.")
+                await self._journal.flush(ticket)
             if error is None:
                 self.outbox.put(production.close())
         finally:
@@ -102,7 +129,7 @@ class TurnOwner:
         if ticket.error is not None:
             raise ticket.error
         if error is not None:
-            await self._record_failure(accepted, ticket, production, error)
+            await self._give_up(accepted, ticket, production, error)
             raise error
         self._account.outcome = await self._record(accepted, ticket, production)
 
@@ -118,10 +145,9 @@ class TurnOwner:
         if self._pump.cancelled():
             return None
         error = self._pump.exception()
-        return error if error is None or isinstance(error, ClusterError) else self._crash(error)
+        return error if error is None or isinstance(error, ClusterError) else _crash(error)
 
     async def _fill(self, accepted: Accepted, ticket: Ticket, production: Production) -> None:
-        ids = production.projection.ids
         async with aclosing(production.frames()) as frames:
             async for frame in frames:
                 if isinstance(frame, Served):
@@ -129,13 +155,17 @@ class TurnOwner:
                     self.outbox.put([self._started(accepted, frame)])
                 else:
                     self.outbox.put(frame)
-                    ticket.extend(ids[ticket.total :])
+                    self._note(ticket, production)
+
+    def _note(self, ticket: Ticket, production: Production) -> None:
+        start = ticket.total
+        ticket.extend(production.projection.ids[start:], production.logprobs[start:], production.moves)
 
     def _started(self, accepted: Accepted, served: Served) -> TurnStarted:
         return TurnStarted(
             response_id=accepted.response_id,
             item_id=answer_item_id(accepted.response_id),
-            conversation=self._turn.conversation,
+            conversation=accepted.shown,
             served=served,
             seed=accepted.draft.request.sampling.seed,
             prompt_tokens=accepted.draft.prompt_tokens,
@@ -144,20 +174,36 @@ class TurnOwner:
 
     async def _record(self, accepted: Accepted, ticket: Ticket, production: Production) -> str:
         result = production.result()
-        state = _STATES.get(result.reason) or (self._ending or Ending.CANCELLED).value
+        state = _STATES.get(result.reason) or TurnState.CANCELLED
         await self._commit(self._commit_of(accepted, production, state, result), ticket)
         self.outbox.put([production.end(result, EventKind(state.value))])
         return state.value
+
+    async def _give_up(self, accepted: Accepted, ticket: Ticket, production: Production, error: ClusterError) -> None:
+        """Record that the turn failed, or leave it to another owner."""
+        try:
+            if isinstance(error, TurnMovedError):
+                await self._release(accepted, is_queued=False)
+            elif accepted.can_wait and isinstance(error, RetryLaterError):
+                await self._release(accepted, is_queued=True)
+            else:
+                await self._record_failure(accepted, ticket, production, error)
+        except ClusterError as unwritten:  # the lease runs out by itself; the caller is told what came first
+            _log.warning("turn.unrecorded", turn=accepted.response_id, error=unwritten.code)
 
     async def _record_failure(
         self, accepted: Accepted, ticket: Ticket, production: Production, error: ClusterError
     ) -> None:
         result = production.failed(error, None).result
         assert result is not None, "the last event has a result"
-        try:
-            await self._commit(self._commit_of(accepted, production, TurnState.FAILED, result), ticket, patience_s=0)
-        except ClusterError as unwritten:  # the lease runs out by itself; the caller is told what came first
-            _log.warning("turn.unrecorded", turn=accepted.response_id, error=unwritten.code)
+        await self._commit(self._commit_of(accepted, production, TurnState.FAILED, result), ticket, patience_s=0)
+        self._is_recorded = True
+
+    async def _release(self, accepted: Accepted, *, is_queued: bool) -> None:
+        tenant, turn = accepted.tenant, accepted.response_id
+        reply = await self._parts.store.release(tenant, turn, owner=accepted.owner, is_queued=is_queued)
+        if reply.verdict is Verdict.OK and not is_queued:
+            await self._parts.due.move(tenant, turn, in_s=0)
 
     def _commit_of(self, accepted: Accepted, production: Production, state: TurnState, result: TurnResult) -> Commit:
         answer = answer_items(
@@ -168,18 +214,21 @@ class TurnOwner:
             window=accepted.draft.window,
         )
         is_kept = state is not TurnState.FAILED and (answer or state is not TurnState.CANCELLED)
+        ids = production.projection.ids
         return Commit(
-            tenant=self._turn.tenant,
+            tenant=accepted.tenant,
             turn=accepted.response_id,
             conversation=accepted.conversation,
             owner=accepted.owner,
             state=state,
             base_version=accepted.base_version,
             items=[*accepted.items, *answer] if is_kept else [],
-            ids=production.projection.ids,
+            ids=ids,
             finish=result.reason.value,
             usage=_usage(result),
             hint=production.hint(),
+            line=accepted.line,
+            logprobs=production.logprobs[: len(ids)],
             error_code=result.error_code,
             error_message=result.error_message,
         )
@@ -196,17 +245,28 @@ class TurnOwner:
                     raise
                 await asyncio.sleep(settings.retry_s)
             else:
-                return _settle(reply, ticket)
+                _settle(reply, ticket)
+                with contextlib.suppress(StoreUnavailableError):  # who looks finds an ended turn
+                    await self._parts.due.remove(commit.tenant, commit.turn)
+                return
 
-    def _on_ticket_end(self, is_cancel: bool) -> None:  # noqa: FBT001 - the journal's callback, called in one place
-        if is_cancel:
+    def _on_news(self, news: News) -> None:
+        """The journal heard something of the turn."""
+        if news.has_failed:
+            self._interrupt()
+        elif news.is_cancelled:
             self.end(Ending.CANCELLED)
         else:
-            self._interrupt()
+            self._absence.extend(news.seen_s)
 
     def _interrupt(self) -> None:
         if self._pump is not None:
             self._pump.cancel()
+
+
+def _crash(error: BaseException) -> ClusterError:
+    _log.error("turn.crashed", exc_info=error)
+    return ClusterError("The turn failed for a reason that nobody foresaw.")
 
 
 def _settle(reply: Reply, ticket: Ticket) -> None:

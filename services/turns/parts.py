@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.backend.base import Backend
+from services.conversations.queueing import DueIndex, Publishes
 from services.conversations.store import ConversationStore, IdIndex
 from services.turns.metrics import TurnMetrics
 from services.turns.settings import ServedModel, TurnSettings
@@ -20,6 +21,8 @@ class TurnParts:
     backend: Backend
     store: ConversationStore
     index: IdIndex
+    due: DueIndex
+    queue: Publishes
     tokenizer: ChatGLM3Tokenizer
     model: ServedModel
     settings: TurnSettings = field(default_factory=TurnSettings)

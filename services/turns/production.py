@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 from cluster.errors import ClusterError
 from cluster.protocol import Event, Finish, FinishReason, Hint, Logprobs, Served, Tokens, Usage
+from services.turns.accepted import NOTHING, Held
 from services.turns.attempts import Attempts
 from services.turns.draft import Draft
 from services.turns.events import EventKind, TurnEvent, TurnResult
@@ -34,13 +35,17 @@ class Production:
         draft: ready to be generated.
         choice: which of several answers to one prompt it is.
         counts_prompt: whether the prompt's tokens and its placing are counted here.
+        held: what earlier owners of the turn have made of it; ``draft`` has the same ids as output.
 
     Attributes:
         projection: the answer's text and ids so far.
+        logprobs: of those ids, where they were asked for.
         reason: why it ended; ABORTED while it has not.
     """
 
-    def __init__(self, parts: TurnParts, draft: Draft, choice: int = 0, *, counts_prompt: bool = True) -> None:
+    def __init__(
+        self, parts: TurnParts, draft: Draft, choice: int = 0, *, counts_prompt: bool = True, held: Held = NOTHING
+    ) -> None:
         self.projection = Projection(
             parts.tokenizer,
             draft.stop,
@@ -49,12 +54,25 @@ class Production:
             logprobs=draft.request.sampling.logprobs is not None,
         )
         self.reason = FinishReason.ABORTED
-        self._attempts = Attempts(parts.backend, draft.request, parts.settings, parts.clock)
+        self.logprobs: list[Logprobs] = []
+        self._attempts = Attempts(parts.backend, draft.request, parts.settings, parts.clock, moves=held.moves)
         self._metrics = parts.metrics
         self._stopwatch = Stopwatch(parts.metrics, parts.clock)
         self._prompt_tokens = draft.prompt_tokens
         self._counts_prompt = counts_prompt
         self._is_open = False
+        if held.ids:
+            self._go_on(held)
+
+    def _go_on(self, held: Held) -> None:
+        self._is_open = True
+        self.projection.open()
+        self._take(held.ids, held.logprobs or None)
+
+    @property
+    def moves(self) -> int:
+        """How often the answer went on elsewhere."""
+        return self._attempts.moves
 
     @property
     def served(self) -> Served | None:
@@ -81,6 +99,8 @@ class Production:
         Raises:
             ClusterError: as ``Attempts.stream``.
         """
+        if self.reason is FinishReason.STOP:  # by what an earlier owner has made
+            return
         try:
             async with aclosing(self._attempts.stream()) as events:
                 async for event in events:
@@ -103,7 +123,11 @@ class Production:
     def _project(self, ids: Sequence[int], logprobs: Sequence[Logprobs] | None) -> list[TurnEvent]:
         if ids:
             self._stopwatch.lap(len(ids))
+        return self._take(ids, logprobs)
+
+    def _take(self, ids: Sequence[int], logprobs: Sequence[Logprobs] | None) -> list[TurnEvent]:
         events = self.projection.push(ids, logprobs)
+        self.logprobs += logprobs or ()
         if self.projection.is_stopped:
             self.reason = FinishReason.STOP
         return events
@@ -131,11 +155,11 @@ class Production:
         """The last event, after ``close``; ``kind`` where it does not follow from how the generation ended."""
         return self.projection.end(kind or _KINDS[result.reason], result)
 
-    def failed(self, error: ClusterError, last: TurnEvent | None) -> TurnEvent:
+    def failed(self, error: ClusterError, last: TurnEvent | None, kind: EventKind = EventKind.FAILED) -> TurnEvent:
         """The last event of an answer that goes no further; it follows ``last``, the event seen before it."""
         result = TurnResult(FinishReason.FAILED, self.projection.text, (), self.usage(), error.code, str(error))
         seq, crc = (last.seq + 1, last.crc) if last else (0, 0)
-        return TurnEvent(seq, crc, EventKind.FAILED, result=result)
+        return TurnEvent(seq, crc, kind, result=result)
 
     def result(self) -> TurnResult:
         """How the answer ended, after ``close``."""

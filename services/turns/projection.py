@@ -26,7 +26,8 @@ from services.turns.stops import StopMatcher
 
 VERSION = 1  # of the events that ids give; a record names the one it was begun with
 
-_OPENING = (EventKind.CREATED, EventKind.IN_PROGRESS, EventKind.ITEM_ADDED, EventKind.PART_ADDED)
+_WAITING = (EventKind.CREATED, EventKind.QUEUED)
+_OPENING = (EventKind.IN_PROGRESS, EventKind.ITEM_ADDED, EventKind.PART_ADDED)
 _CLOSING = (EventKind.TEXT_DONE, EventKind.PART_DONE, EventKind.ITEM_DONE)
 
 
@@ -99,7 +100,11 @@ class Projection:
 
     def open(self) -> list[TurnEvent]:
         """The events before any id."""
-        return [self._event(kind) for kind in _OPENING]
+        return [self._event(kind) for kind in (EventKind.CREATED, *_OPENING)]
+
+    def wait(self) -> tuple[list[TurnEvent], list[TurnEvent]]:
+        """The events before any id of a turn in the background: while it waits, and once it runs."""
+        return [self._event(kind) for kind in _WAITING], [self._event(kind) for kind in _OPENING]
 
     def push(self, ids: Sequence[int], logprobs: Sequence[Logprobs] | None = None) -> list[TurnEvent]:
         """One delta for each id that completes text that cannot belong to a stop string.

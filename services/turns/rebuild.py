@@ -7,11 +7,12 @@ first owner had; the record's digest tells whether they do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from cluster.errors import TurnLostError
 from services.conversations.records import Item, TurnRecord, TurnRequest
-from services.conversations.store import ConversationStore
+from services.conversations.store import ConversationStore, Part
 from services.turns import window
 from services.turns.prompt import PromptMessage, stored_messages
 from services.turns.recall import first_items
@@ -28,12 +29,13 @@ async def prompt_messages(store: ConversationStore, tenant: str, record: TurnRec
         TurnLostError: the window's first item is gone.
     """
     request = record.request
-    line = await store.load(tenant, record.conversation, newest=_FIRST_LOOK if request.window else 0)
+    whole = Part(line=record.line)
+    line = await store.load(tenant, record.conversation, replace(whole, newest=_FIRST_LOOK if request.window else 0))
     if not request.window:
         return rebuilt_messages(request, line.items)
     if not any(item.id == request.window for item in (*line.items, *request.input)):
-        line = await store.load(tenant, record.conversation)
-    begin = await first_items(store, tenant, record.conversation)
+        line = await store.load(tenant, record.conversation, whole)
+    begin = await first_items(store, tenant, record.conversation, whole)
     known = {item.id for item in begin}
     return rebuilt_messages(request, [*begin, *(item for item in line.items if item.id not in known)])
 

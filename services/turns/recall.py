@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.conversations.records import Item, Line
-from services.conversations.store import ConversationStore
+from services.conversations.store import ConversationStore, Part
 from services.turns import prompt, window
 from services.turns.events import StoredTurn, Truncation
 from services.turns.parts import TurnParts
+from services.turns.place import Place
 from services.turns.prompt import Piece
 
 _MORE: Final = 4  # a second look is at so many times as many items
@@ -41,7 +42,7 @@ class Past:
     is_whole: bool = True
 
 
-async def recall(parts: TurnParts, turn: StoredTurn) -> Past:
+async def recall(parts: TurnParts, turn: StoredTurn, place: Place) -> Past:
     """Read what the turn needs of its conversation.
 
     Raises:
@@ -49,27 +50,27 @@ async def recall(parts: TurnParts, turn: StoredTurn) -> Past:
         NotFoundError: no such conversation.
         StoreUnavailableError: the store does not answer.
     """
-    if turn.conversation is None:
+    if place.past is None:
         return Past()
     reader = _Reader(parts.tokenizer, parts.model.context_length, is_cut=turn.truncation is Truncation.AUTO)
     newest = parts.settings.load_items
     while True:
-        line = await parts.store.load(turn.tenant, turn.conversation, newest=newest)
+        line = await parts.store.load(turn.tenant, place.conversation, replace(place.past, newest=newest))
         pieces, is_enough = await _read(parts, reader, line.items)
         has_begin = len(line.items) < newest
         if is_enough or has_begin:
             break
         newest *= _MORE
-    begin = line.items if has_begin else await first_items(parts.store, turn.tenant, turn.conversation)
+    begin = line.items if has_begin else await first_items(parts.store, turn.tenant, place.conversation, place.past)
     leading = [reader.piece(item) for item in begin[: window.lead([item.role for item in begin])]]
     names = {piece.item for piece in leading}
     return Past(line, leading, [piece for piece in pieces if piece.item not in names], is_whole=not is_enough)
 
 
-async def first_items(store: ConversationStore, tenant: str, conversation: str) -> Sequence[Item]:
+async def first_items(store: ConversationStore, tenant: str, conversation: str, past: Part) -> Sequence[Item]:
     """As many of a line's first items as its leading system messages can be."""
-    page = await store.items(tenant, conversation, after=None, limit=window.MAX_LEAD, descending=False)
-    return page.items
+    line = await store.load(tenant, conversation, replace(past, newest=1, oldest=window.MAX_LEAD))
+    return line.oldest
 
 
 async def _read(parts: TurnParts, reader: _Reader, items: Sequence[Item]) -> tuple[list[Piece], bool]:

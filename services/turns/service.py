@@ -1,8 +1,8 @@
 """Turns as the gateway runs them: ``chat`` for histories that come with the request, ``respond`` for stored ones.
 
-Both are async generators: ``TurnStarted``, then the numbered events. What goes wrong before ``TurnStarted`` is raised
-as one of our errors, so that it can become an HTTP status; what goes wrong later is the last event. Closing the
-generator ends the turn: a stateless one is gone at once, a stored one is committed as cancelled.
+Both are async generators: ``TurnStarted``, then the numbered events; so is ``read``, for a turn that any process runs.
+What goes wrong before ``TurnStarted`` is raised as one of our errors, so that it can become an HTTP status; what goes
+wrong later is the last event. Closing the generator of a stateless turn ends it; a stored one goes on for a while.
 
 Budget of the token path, from the backend's event to the caller's: 15 µs a token at one id a frame. Measured
 (``tests/benchmarks/bench_turns.py``, one core): 4 µs for ``chat``, 9 for ``respond``; 2.5 and 4 at eight ids a frame.
@@ -11,76 +11,71 @@ Budget of the token path, from the backend's event to the caller's: 15 µs a tok
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
-from cluster.errors import ClusterError
-from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
-from services.backend.base import Backend
-from services.conversations.store import ConversationStore, IdIndex
-from services.turns.events import ChatTurn, StoredTurn, TurnEvent, TurnStarted
+from cluster.errors import (
+    ClusterError,
+    IdempotencyMismatchError,
+    NotFoundError,
+    QueueFullError,
+    StoreUnavailableError,
+)
+from services.conversations import ids
+from services.conversations.records import TurnRecord
+from services.conversations.store import Reservation
+from services.turns.acceptance import accept
+from services.turns.accepted import Accepted, TurnExistsError
+from services.turns.carrying import Carried, carry_out, give_up
+from services.turns.events import ChatTurn, Cursor, StoredTurn, TurnEvent, TurnStarted
 from services.turns.journal import Journal
-from services.turns.metrics import TurnMetrics
 from services.turns.owner import Ending, TurnOwner
 from services.turns.parts import TurnParts
-from services.turns.settings import ServedModel, TurnSettings
+from services.turns.place import root_of
+from services.turns.reading import Reading
 from services.turns.stateless import StatelessTurn
+from services.turns.tails import Tails
 
 _STOP_S = 5.0
+_CANCEL_S = 3.0  # how long a cancel waits for the turn's owner to end it
+_CANCEL_LOOK_S = 0.1
+_QUEUED_S = 3_600.0  # a turn in the queue is looked at again after this long
 
 
 class TurnService:
     """Runs turns. ``start`` before the first, ``stop`` after the last.
 
     Args:
-        backend: computes.
-        store: keeps conversations and turn records.
-        index: keeps sampled ids of stateless answers.
-        tokenizer: of the served model.
-        model: its name, context and fingerprint.
-        settings: limits and times.
+        parts: the seams and values of all turns.
 
     Attributes:
         metrics: what this service's turns add up to.
     """
 
-    def __init__(
-        self,
-        *,
-        backend: Backend,
-        store: ConversationStore,
-        index: IdIndex,
-        tokenizer: ChatGLM3Tokenizer,
-        model: ServedModel,
-        settings: TurnSettings | None = None,
-    ) -> None:
-        self.metrics = TurnMetrics()
-        self._parts = TurnParts(
-            backend=backend,
-            store=store,
-            index=index,
-            tokenizer=tokenizer,
-            model=model,
-            settings=settings or TurnSettings(),
-            metrics=self.metrics,
-        )
-        self._journal = Journal(store, self._parts.settings.journal, self._parts.clock)
+    def __init__(self, parts: TurnParts) -> None:
+        self.metrics = parts.metrics
+        self._parts = parts
+        self._journal = Journal(parts.store, parts.settings.journal, parts.clock)
+        self._tails = Tails(parts.store, parts.settings, parts.clock)
         self._owners: dict[asyncio.Task[None], TurnOwner] = {}
 
     async def start(self) -> None:
-        """Begin to keep journals."""
+        """Begin to keep journals, and to read those of others."""
         await self._journal.start()
+        await self._tails.start()
 
     async def stop(self) -> None:
-        """End the stored turns still running, commit what they have as ``incomplete``, and stop keeping journals."""
+        """Leave the stored turns still running to others, who go on where they are; then stop."""
         tasks = set(self._owners)
         for owner in self._owners.values():
-            owner.end(Ending.STOPPED)
+            owner.end(Ending.RELEASED)
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_STOP_S)
             for task in late:  # a store that is away; their leases run out by themselves
                 task.cancel()
             await asyncio.wait(tasks)
+        await self._tails.stop()
         await self._journal.stop()
 
     async def chat(self, turn: ChatTurn) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
@@ -96,28 +91,150 @@ class TurnService:
                 yield event
 
     async def respond(self, turn: StoredTurn) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
-        """Answer a turn of a stored conversation; its last event comes once it is recorded.
+        """Answer a stored turn; its last event comes once it is recorded. One that was asked for before is read.
 
-        Closing the generator ends the turn, which is then committed as ``cancelled`` with what was said.
+        Closing the generator leaves the turn: it goes on for ``resume_s``, in which ``read`` finds it, and is then
+        cancelled with what was said.
 
         Raises:
             InvalidRequestError, ContextLengthExceededError: the request cannot be served; nothing was written.
             NotFoundError: no such conversation.
-            ConversationBusyError: another turn of it is running.
+            PreviousResponseError: no such earlier answer.
+            ConversationBusyError: another turn of the conversation is running.
+            IdempotencyMismatchError: its key was used for another request.
             StoreUnavailableError: the store does not answer.
             OverloadedError, NoReplicaError: nobody took the turn.
         """
-        owner, task = self._own(turn)
+        response_id, is_known = await self._name(turn)
+        if not is_known:
+            try:
+                async with aclosing(self._answer(turn, response_id)) as events:
+                    async for event in events:
+                        yield event
+            except TurnExistsError:
+                pass
+            else:
+                return
+        async with aclosing(self.read(turn.tenant, response_id)) as events:
+            async for event in events:
+                yield event
+
+    async def enqueue(self, turn: StoredTurn) -> str:
+        """Accept a turn that nobody waits for; its id. A dispatcher carries it out.
+
+        Raises:
+            QueueFullError: the tenant has too many such turns.
+            ClusterError: as ``respond``.
+        """
+        response_id, is_known = await self._name(turn)
+        if is_known:
+            return response_id
+        await self._parts.queue.check_room(turn.tenant)
+        with contextlib.suppress(TurnExistsError):
+            accepted = await accept(self._parts, turn, response_id)
+            await self._publish(accepted)
+        return response_id
+
+    async def read(
+        self, tenant: str, response_id: str, cursor: Cursor | None = None
+    ) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
+        """The events of a stored turn, while it runs and after; all of them, also those that the cursor's reader has.
+
+        Raises:
+            NotFoundError: no such turn.
+            CursorPastEndError: the turn has no later event.
+            StreamDivergedError: its answer is not the one that the cursor speaks of.
+            StoreUnavailableError: the store does not answer.
+        """
+        record = await self._parts.store.turn(tenant, response_id)
+        self.metrics.resumes += cursor is not None
+        reading = Reading(self._parts, self._tails, tenant, record, cursor)
+        async with aclosing(reading.events()) as events, aclosing(_told(events, reading.failed)) as told:
+            async for event in told:
+                yield event
+
+    async def cancel(self, tenant: str, response_id: str) -> TurnRecord:
+        """Ask to end a turn, and wait for a moment; its record as it is then.
+
+        Raises:
+            NotFoundError: no such turn.
+            StoreUnavailableError: the store does not answer.
+        """
+        state = await self._parts.store.cancel(tenant, response_id)
+        until = self._parts.clock() + _CANCEL_S
+        while state.is_open and self._parts.clock() < until:
+            await asyncio.sleep(_CANCEL_LOOK_S)
+            state = (await self._parts.store.turn(tenant, response_id)).state
+        return await self._parts.store.turn(tenant, response_id)
+
+    async def carry_out(self, tenant: str, response_id: str) -> Carried:
+        """Take a turn over that waits, or whose owner has died, and bring it to its end.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        return await carry_out(self._parts, tenant, response_id, self._run)
+
+    async def give_up(self, tenant: str, response_id: str, carried: Carried) -> None:
+        """End a turn that found no room for too long; ``carried`` says what it met last.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        await give_up(self._parts, tenant, response_id, carried)
+
+    async def _name(self, turn: StoredTurn) -> tuple[str, bool]:
+        """The turn's id, and whether it has begun by a request that was sent before."""
+        response_id = ids.new_response(root_of(turn))
+        if turn.idempotency is None:
+            return response_id, False
+        mine = Reservation(turn.idempotency.body, response_id)
+        held = await self._parts.store.reserve(turn.tenant, turn.idempotency.key, mine)
+        if held.body != mine.body:
+            raise IdempotencyMismatchError
+        return held.turn, held.turn != response_id and await self._has_begun(turn.tenant, held.turn)
+
+    async def _has_begun(self, tenant: str, response_id: str) -> bool:
+        try:
+            await self._parts.store.turn(tenant, response_id)
+        except NotFoundError:  # its process died before it began
+            return False
+        return True
+
+    async def _answer(self, turn: StoredTurn, response_id: str) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
+        owner, task = self._own(lambda: accept(self._parts, turn, response_id))
         try:
             async with aclosing(_told(owner.outbox, owner.failed)) as told:
                 async for event in told:
                     yield event
         finally:
-            owner.end(Ending.CANCELLED)  # too late, and without effect, when the turn is over
-            await asyncio.wait({task}, timeout=self._parts.settings.leave_s)
+            owner.leave()  # without effect when the turn is over
+            if not self._parts.settings.resume_s:
+                await asyncio.wait({task}, timeout=self._parts.settings.leave_s)
 
-    def _own(self, turn: StoredTurn) -> tuple[TurnOwner, asyncio.Task[None]]:
-        owner = TurnOwner(self._parts, self._journal, turn)
+    async def _publish(self, accepted: Accepted) -> None:
+        """Put an accepted turn into the queue. Where that fails, whoever looks at it next does."""
+        tenant, turn = accepted.tenant, accepted.response_id
+        request = accepted.draft.request
+        cost = float(len(request.prompt_ids) + request.sampling.max_new_tokens)
+        with contextlib.suppress(QueueFullError, StoreUnavailableError):
+            await self._parts.queue.publish(tenant, turn, weight=request.weight, cost=cost)
+            await self._parts.due.move(tenant, turn, in_s=_QUEUED_S)
+
+    async def _run(self, accepted: Accepted) -> ClusterError | None:
+        """Own a turn that was claimed, to its end; the error that it ended in."""
+
+        async def enter() -> Accepted:
+            return accepted
+
+        owner, task = self._own(enter, is_read=False)
+        await asyncio.wait({task})
+        return owner.error
+
+    def _own(
+        self, enter: Callable[[], Awaitable[Accepted]], *, is_read: bool = True
+    ) -> tuple[TurnOwner, asyncio.Task[None]]:
+        owner = TurnOwner(self._parts, self._journal, enter, is_read=is_read)
         task = asyncio.create_task(owner.run(), name="turn-owner")
         self._owners[task] = owner
         task.add_done_callback(self._owners.pop)

@@ -67,6 +67,9 @@ class TurnSettings:
         load_items: how many of a conversation's newest items are read at first; where a window holds more, four times
             as many, and so on.
         inline_chars: longer prompts are encoded in a thread; 5 characters take about 2 µs.
+        resume_s: a stored turn goes on this long without its caller, who may come back to it.
+        waiting_s: a turn in the queue is given up after this long.
+        orphan_s: a turn whose owner has died is left to a dispatcher for this long; then whoever meets it ends it.
         leave_s: how long a caller that leaves a stored turn waits for its record to be written.
         journal: of stored turns.
         keep: of the KV of turns.
@@ -77,6 +80,9 @@ class TurnSettings:
     max_retry_s: float = 2.0
     load_items: int = 100
     inline_chars: int = 20_000
+    resume_s: float = 30.0
+    waiting_s: float = 86_400.0
+    orphan_s: float = 60.0
     leave_s: float = 2.0
     journal: JournalSettings = field(default_factory=JournalSettings)
     keep: KeepSettings = field(default_factory=KeepSettings)

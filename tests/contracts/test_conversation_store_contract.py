@@ -7,7 +7,7 @@ import pytest
 from cluster.errors import NotFoundError
 from services.conversations import ids
 from services.conversations.records import Item
-from services.conversations.store import Verdict
+from services.conversations.store import Part, Verdict
 from tests.support.turns import TENANT, a_begin, a_commit
 
 TEXTS = ["一", "two", "\x00 <|user|>", "four", "five"]
@@ -50,14 +50,14 @@ async def test_a_new_line_is_free_and_at_version_zero(store):
 async def test_load_gives_the_newest_items_oldest_first(store):
     """A window asks for the end of a line only."""
     made = await store.create(TENANT, metadata={}, items=five_items())
-    line = await store.load(TENANT, made.id, newest=2)
+    line = await store.load(TENANT, made.id, Part(newest=2))
     assert [item.text for item in line.items] == TEXTS[-2:]
 
 
 async def test_load_of_more_than_there_is_gives_all(store):
     """A window larger than the line is no error."""
     made = await store.create(TENANT, metadata={}, items=five_items())
-    assert len((await store.load(TENANT, made.id, newest=50)).items) == 5
+    assert len((await store.load(TENANT, made.id, Part(newest=50))).items) == 5
 
 
 async def test_a_long_line_is_loaded_whole(store):

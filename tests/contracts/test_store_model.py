@@ -15,7 +15,7 @@ from services.conversations.keys import MAIN_LINE
 from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.records import Line, TurnRecord, TurnState
 from services.conversations.redis_store import RedisConversationStore
-from services.conversations.store import Reply, Verdict
+from services.conversations.store import Part, Reply, Verdict
 from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of, some_items
 
 OWNERS = st.sampled_from(["a", "a", "a", "b"])
@@ -63,14 +63,14 @@ class Pair:
     async def check_line(self) -> None:
         """The line holds what successful commits appended, once each and in order."""
         for store in self.stores:
-            line = await store.load(TENANT, self.conversation, line=MAIN_LINE)
+            line = await store.load(TENANT, self.conversation, Part(MAIN_LINE))
             assert [item.id for item in line.items] == self.appended
 
     async def _position(self, call: tuple[Any, ...]) -> dict[str, int]:
         """Where the line's version and the turn's journal stand: most calls should come close to them."""
         try:
             if call[0] in {"begin", "commit"}:
-                return {"at": (await self.stores[0].load(TENANT, self.conversation, line=MAIN_LINE)).version}
+                return {"at": (await self.stores[0].load(TENANT, self.conversation, Part(MAIN_LINE))).version}
             if call[0] == "note":
                 return {"at": len(await journal_of(self.stores[0], self.turns[call[1]]))}
         except NotFoundError:
@@ -112,7 +112,7 @@ class Pair:
         return read
 
     def _load(self):
-        return lambda store: store.load(TENANT, self.conversation, line=MAIN_LINE, newest=3)
+        return lambda store: store.load(TENANT, self.conversation, Part(MAIN_LINE, newest=3))
 
     def _items(self):
         return lambda store: store.items(TENANT, self.conversation, after=None, limit=3, descending=True)

@@ -10,7 +10,7 @@ from cluster.protocol import Hint
 from services.conversations import ids
 from services.conversations.keys import MAIN_LINE
 from services.conversations.records import TurnState
-from services.conversations.store import Reply, Verdict
+from services.conversations.store import Part, Reply, Verdict
 from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note, a_request, journal_of, some_items
 
 HINT = Hint(rank=1, incarnation="replica#7", tokens=320)
@@ -102,7 +102,7 @@ async def test_begin_can_make_the_line_it_stands_on(store):
     assert await store.begin(a_begin(turn, new_line=True)) == Reply(Verdict.OK, value=1)
     assert await store.begin(a_begin(turn, new_line=True)) == Reply(Verdict.OK, value=1)
     assert (await store.commit(a_commit(turn))).verdict is Verdict.OK
-    line = await store.load(TENANT, ids.conversation_of(turn), line=MAIN_LINE)
+    line = await store.load(TENANT, ids.conversation_of(turn), Part(MAIN_LINE))
     assert (line.version, line.conversation.metadata, len(line.items), line.is_hidden) == (1, {}, 2, True)
     assert line.conversation.created_at > 0
 

@@ -7,10 +7,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.backend.scripted import ScriptedBackend
 from services.conversations.memory_index import MemoryIdIndex
+from services.queue.keys import BACKGROUND
+from services.queue.memory_queue import MemoryDueIndex, MemoryQueue
 from services.turns.events import (
     ChatTurn,
     EventKind,
@@ -21,6 +24,7 @@ from services.turns.events import (
     TurnEvent,
     TurnStarted,
 )
+from services.turns.parts import TurnParts
 from services.turns.service import TurnService
 from services.turns.settings import JournalSettings, ServedModel, TurnSettings
 from tests.fakes.unsteady_store import UnsteadyStore
@@ -29,7 +33,13 @@ TINY = Path(__file__).parents[1] / "parity" / "data" / "tiny"
 TENANT = "acme"
 MODEL = ServedModel(name="chatglm3-tiny", context_length=512, fingerprint="fp_1")
 # Short enough that tests wait for conditions only; the lease is never in question unless a test makes it so.
-QUICK = TurnSettings(max_retry_s=0.0, journal=JournalSettings(flush_s=0.002, renew_s=0.01, retry_s=0.001))
+QUICK = TurnSettings(max_retry_s=0.0, resume_s=0.0, journal=JournalSettings(flush_s=0.002, renew_s=0.01, retry_s=0.001))
+
+
+def a_service(**seams: Any) -> TurnService:
+    """A turn service with a queue and a due index in memory, unless others are given."""
+    own: dict[str, Any] = {"due": MemoryDueIndex(), "queue": MemoryQueue(BACKGROUND)}
+    return TurnService(TurnParts(**(own | seams)))
 
 
 def user(text: str) -> Message:
@@ -47,6 +57,8 @@ class TurnKit:
     model: ServedModel = MODEL
     store: UnsteadyStore = field(default_factory=UnsteadyStore)
     index: MemoryIdIndex = field(default_factory=MemoryIdIndex)
+    due: MemoryDueIndex = field(default_factory=MemoryDueIndex)
+    queue: MemoryQueue = field(default_factory=lambda: MemoryQueue(BACKGROUND))
     service: TurnService = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,10 +66,12 @@ class TurnKit:
 
     def another(self) -> TurnService:
         """A second process over the same stores."""
-        return TurnService(
+        return a_service(
             backend=self.backend,
             store=self.store,
             index=self.index,
+            due=self.due,
+            queue=self.queue,
             tokenizer=self.tokenizer,
             model=self.model,
             settings=self.settings,

@@ -40,13 +40,32 @@ LOAD: Final = Script(
     + """
 -- What a turn reads before it begins. Writes nothing.
 -- KEYS 1 line, 2 items, 3 item
--- ARGV 1 newest items wanted (0: all)
--- Replies {} without such a line, else {ver, active, hint or nil, created, meta, hidden or nil, blob, ...}, oldest item
---      first; the blob of an erased item is nil
+-- ARGV 1 newest items wanted (0: all), 2 oldest items wanted beside them, 3 id of the item to read up to ('': the end)
+-- Replies {} without such a line or item, else {ver, active, hint or nil, created, meta, hidden or nil, last item's id
+--      or nil, number of the oldest, blob of an oldest, ..., blob, ...}, oldest item first; the blob of an erased item
+--      is nil
 local head = redis.call('HMGET', KEYS[1], 'ver', 'active', 'hint', 'created', 'meta', 'hidden')
 if not head[1] then return {} end
-local names = redis.call('LRANGE', KEYS[2], 0 - tonumber(ARGV[1]), -1)
-return append_blobs(head, KEYS[3], names)
+local last = -1
+if ARGV[3] ~= '' then
+  last = redis.call('LPOS', KEYS[2], ARGV[3], 'RANK', -1)
+  if not last then return {} end
+end
+local num, first = tonumber(ARGV[1]), 0
+if num > 0 then
+  first = (last < 0 and redis.call('LLEN', KEYS[2]) or last + 1) - num
+  if first < 0 then first = 0 end
+end
+local oldest = {}
+if ARGV[2] ~= '0' then
+  local most = tonumber(ARGV[2]) - 1
+  if last >= 0 and last < most then most = last end
+  oldest = redis.call('LRANGE', KEYS[2], 0, most)
+end
+head[7] = redis.call('LINDEX', KEYS[2], -1)
+head[8] = #oldest
+append_blobs(head, KEYS[3], oldest)
+return append_blobs(head, KEYS[3], redis.call('LRANGE', KEYS[2], first, last))
 """
 )
 

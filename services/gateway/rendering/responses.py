@@ -7,9 +7,9 @@ carries the log probabilities that came with it, each later event those of the w
 
 from __future__ import annotations
 
+from cluster.protocol import FinishReason
 from services.gateway.problems import Problem, problem_of_code
 from services.gateway.schemas.response import (
-    ConversationOfResponse,
     DrawnToken,
     ErrorEvent,
     ErrorName,
@@ -23,16 +23,14 @@ from services.gateway.schemas.response import (
     ResponseError,
     ResponseEvent,
     ResponseUsage,
+    ResponseView,
     Status,
     StreamEvent,
     TextDeltaEvent,
     TextDoneEvent,
-    TextSettings,
 )
-from services.gateway.schemas.responses import ResponseRequest
 from services.gateway.sse import frame
 from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
-from services.turns.sampling import DEFAULTS
 
 _ENDS: dict[EventKind, tuple[str, Status]] = {
     EventKind.COMPLETED: ("response.completed", "completed"),
@@ -43,18 +41,29 @@ _ENDS: dict[EventKind, tuple[str, Status]] = {
 
 
 class ResponseRendering:
-    """One response. ``response_id`` is the stored turn's id, or a random one."""
+    """One response.
 
-    def __init__(self, started: TurnStarted, *, response_id: str, request: ResponseRequest) -> None:
+    Args:
+        started: the turn.
+        response_id: the stored turn's id, or a random one.
+        view: what is repeated of the request.
+        after: number of the last event that the client has; it and those before are not written again.
+    """
+
+    def __init__(self, started: TurnStarted, *, response_id: str, view: ResponseView, after: int = -1) -> None:
+        self._after = after
         self._item_id = started.item_id
-        self._begun = _begun(started, response_id, request)
+        self._begun = begun(view, response_id, started.created_at)
         self._held: TurnEvent | None = None
-        self._next_seq = 0
+        self._next_seq = after + 1
         self._logprobs: list[DrawnToken] = []  # of the answer so far
 
     def frames(self, event: TurnEvent) -> bytes:
         """See Rendering."""
-        self._next_seq = event.seq + 1
+        if event.kind is EventKind.BROKEN:
+            assert event.result is not None
+            return self.broken(problem_of_code(event.result.error_code, event.result.error_message))
+        self._next_seq = max(event.seq + 1, self._next_seq)
         new = [DrawnToken.of(entry) for entry in event.logprobs]
         self._logprobs += new
         if event.kind is EventKind.ITEM_DONE:
@@ -62,7 +71,7 @@ class ResponseRendering:
             return b""
         if event.kind in _ENDS:
             return self._end(event)
-        return _framed(event, self._shape(event, new))
+        return self._framed(event, self._shape(event, new))
 
     def broken(self, problem: Problem) -> bytes:
         """See Rendering."""
@@ -95,7 +104,12 @@ class ResponseRendering:
             case EventKind.PART_DONE:
                 return self._part("response.content_part.done", event)
             case _:
-                return ResponseEvent(type=f"response.{event.kind}", sequence_number=seq, response=self._begun)
+                return self._opening(event)
+
+    def _opening(self, event: TurnEvent) -> ResponseEvent:
+        is_waiting = self._begun.background and event.kind in {EventKind.CREATED, EventKind.QUEUED}
+        shown = self._begun.model_copy(update={"status": "queued"}) if is_waiting else self._begun
+        return ResponseEvent(type=f"response.{event.kind}", sequence_number=event.seq, response=shown)
 
     def _part(self, name: str, event: TurnEvent) -> PartEvent:
         return PartEvent(type=name, sequence_number=event.seq, item_id=self._item_id, part=self._text(event.text))
@@ -107,7 +121,7 @@ class ResponseRendering:
         assert event.result is not None
         name, _ = _ENDS[event.kind]
         response = self._ended(event.kind, event.result)
-        last = _framed(event, ResponseEvent(type=name, sequence_number=event.seq, response=response))
+        last = self._framed(event, ResponseEvent(type=name, sequence_number=event.seq, response=response))
         return self._item_done(event.kind) + last
 
     def _item_done(self, end: EventKind) -> bytes:
@@ -115,11 +129,16 @@ class ResponseRendering:
             return b""
         item = self._message(self._held.text, end)
         done = ItemEvent(type="response.output_item.done", sequence_number=self._held.seq, item=item)
-        return _framed(self._held, done)
+        return self._framed(self._held, done)
 
     def _message(self, text: str, end: EventKind) -> OutputMessage:
         status: ItemStatus = "completed" if end is EventKind.COMPLETED else "incomplete"
         return OutputMessage(id=self._item_id, status=status, content=[self._text(text)])
+
+    def _framed(self, event: TurnEvent, shape: StreamEvent) -> bytes:
+        if event.seq <= self._after:
+            return b""
+        return frame(shape.json_bytes(), event=shape.type, event_id=f"{event.seq}.{event.crc:08x}")
 
     def _ended(self, end: EventKind, result: TurnResult) -> Response:
         return self._begun.model_copy(
@@ -128,13 +147,13 @@ class ResponseRendering:
                 "output": () if end is EventKind.FAILED else (self._message(result.text, end),),
                 "usage": ResponseUsage.of(result.usage),
                 "error": _error(result) if end is EventKind.FAILED else None,
-                "incomplete_details": IncompleteDetails() if end is EventKind.INCOMPLETE else None,
+                "incomplete_details": _details(result) if end is EventKind.INCOMPLETE else None,
             }
         )
 
 
-def _framed(event: TurnEvent, shape: StreamEvent) -> bytes:
-    return frame(shape.json_bytes(), event=shape.type, event_id=f"{event.seq}.{event.crc:08x}")
+def _details(result: TurnResult) -> IncompleteDetails:
+    return IncompleteDetails(reason="max_output_tokens" if result.reason is FinishReason.LENGTH else None)
 
 
 def _error(result: TurnResult) -> ResponseError:
@@ -143,24 +162,6 @@ def _error(result: TurnResult) -> ResponseError:
     return ResponseError(code=code, message=problem.message, type=problem.code)
 
 
-def _begun(started: TurnStarted, response_id: str, request: ResponseRequest) -> Response:
-    conversation = request.conversation_id
-    return Response(
-        id=response_id,
-        created_at=started.created_at,
-        status="in_progress",
-        instructions=request.instructions,
-        max_output_tokens=request.max_output_tokens,
-        metadata=dict(request.metadata or {}),
-        model=request.model,
-        conversation=None if conversation is None else ConversationOfResponse(id=conversation),
-        prompt_cache_key=request.prompt_cache_key,
-        service_tier="flex" if request.service_tier == "flex" else "default",
-        store=request.is_stored,
-        temperature=DEFAULTS.temperature if request.temperature is None else request.temperature,
-        top_p=DEFAULTS.top_p if request.top_p is None else request.top_p,
-        text=TextSettings(format=request.text_format),
-        top_logprobs=request.top_logprobs or 0,
-        truncation=request.truncates.value,
-        user=request.user,
-    )
+def begun(view: ResponseView, response_id: str, created_at: int) -> Response:
+    """A response that has no answer yet."""
+    return Response(**dict(view), id=response_id, created_at=created_at, status="in_progress")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+import msgspec
 
 from cluster.protocol import Usage
+from services.conversations.records import TurnRequest
 from services.gateway.schemas.base import Shape
 from services.turns.events import TokenLogprob
+from services.turns.sampling import DEFAULTS
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
+_IN_RECORD: Final = {"instructions", "metadata", "model"}
 ErrorName = Literal["server_error", "rate_limit_exceeded"]
-Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class InputTokensDetails(Shape):
@@ -97,9 +102,9 @@ class ResponseError(Shape):
 
 
 class IncompleteDetails(Shape):
-    """Why a response stopped before its end."""
+    """Why a response stopped before its end; None: its process did."""
 
-    reason: Literal["max_output_tokens"] = "max_output_tokens"
+    reason: Literal["max_output_tokens"] | None
 
 
 class ConversationOfResponse(Shape):
@@ -114,36 +119,59 @@ class TextSettings(Shape):
     format: dict[str, Any]
 
 
-class Response(Shape):
-    """A response. Temperature and top_p are those used, the defaults filled in."""
+class ResponseView(Shape):
+    """What a response repeats of its request. Temperature and top_p are those used, the defaults filled in."""
+
+    background: bool = False
+    instructions: str | None
+    max_output_tokens: int | None = None
+    metadata: dict[str, str]
+    model: str
+    parallel_tool_calls: bool = True
+    previous_response_id: str | None = None
+    conversation: ConversationOfResponse | None = None
+    prompt_cache_key: str | None = None
+    service_tier: Literal["default", "flex"] = "default"
+    store: bool = True
+    temperature: float = DEFAULTS.temperature
+    text: TextSettings = TextSettings(format={"type": "text"})
+    tool_choice: Literal["auto"] = "auto"
+    tools: tuple[()] = ()
+    top_logprobs: int = 0
+    top_p: float = DEFAULTS.top_p
+    truncation: Literal["auto", "disabled"] = "disabled"
+    user: str | None = None
+
+    def to_record(self) -> bytes:
+        """What a stored turn's record keeps of it, beside what is there in any case; JSON."""
+        return self.model_dump_json(exclude_defaults=True, exclude=_IN_RECORD).encode()
+
+    @classmethod
+    def of_record(cls, request: TurnRequest) -> ResponseView:
+        """The view as it was recorded."""
+        own = {"instructions": request.instructions, "metadata": request.metadata, "model": request.model}
+        return cls.model_validate(msgspec.json.decode(request.view or b"{}") | own)
+
+
+class Response(ResponseView):
+    """A response."""
 
     id: str
     object: Literal["response"] = "response"
     created_at: int
     status: Status
-    background: bool = False
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None
-    instructions: str | None
-    max_output_tokens: int | None
-    metadata: dict[str, str]
-    model: str
     output: tuple[OutputMessage, ...] = ()
-    parallel_tool_calls: bool = True
-    previous_response_id: str | None = None
-    conversation: ConversationOfResponse | None
-    prompt_cache_key: str | None
-    service_tier: Literal["default", "flex"] = "default"
-    store: bool
-    temperature: float
-    text: TextSettings
-    tool_choice: Literal["auto"] = "auto"
-    tools: tuple[()] = ()
-    top_logprobs: int = 0
-    top_p: float
-    truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponseUsage | None = None
-    user: str | None = None
+
+
+class ResponseDeleted(Shape):
+    """A response that is gone."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True
 
 
 class StreamEvent(Shape):
@@ -154,7 +182,7 @@ class StreamEvent(Shape):
 
 
 class ResponseEvent(StreamEvent):
-    """created, in_progress, completed, incomplete, failed: the response as it is now."""
+    """created, queued, in_progress, completed, incomplete, failed: the response as it is now."""
 
     response: Response
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from cluster.errors import InvalidRequestError
 from services.gateway.schemas.base import (
+    MAX_INT32,
     MaxTokens,
     Metadata,
     ModelName,
@@ -19,11 +20,13 @@ from services.gateway.schemas.base import (
     only,
 )
 from services.gateway.schemas.messages import InputItem
+from services.gateway.schemas.response import ConversationOfResponse, ResponseView, TextSettings
 from services.gateway.schemas.sampling import SamplingFields, TopLogprobs
 from services.gateway.schemas.structure import TextFormat
 from services.gateway.schemas.tiers import ServiceTier, share_in
 from services.tenants.share import Share
-from services.turns.events import ChatTurn, GenerationOptions, Message, Role, StoredTurn, Truncation
+from services.turns.events import ChatTurn, GenerationOptions, Idempotency, Message, Role, StoredTurn, Truncation
+from services.turns.sampling import DEFAULTS
 
 
 class ConversationRef(RequestBody):
@@ -42,6 +45,15 @@ class TextConfig(RequestBody):
 class ResponseStreamOptions(RequestBody):
     """Accepted for the official client's sake; events are never padded."""
 
+    include_obfuscation: bool | None = None
+
+
+class RetrieveQuery(BaseModel):
+    """How a response is asked for."""
+
+    stream: bool = False
+    starting_after: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
+    include: list[str] | None = None
     include_obfuscation: bool | None = None
 
 
@@ -85,9 +97,9 @@ class ResponseRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     service_tier: ServiceTier | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    previous_response_id: Annotated[str, Field(min_length=1)] | None = None
+    background: bool | None = None
 
-    previous_response_id: Annotated[Any, only()] = None
-    background: Annotated[Any, only(False)] = None
     tools: Annotated[Any, only([])] = None
     tool_choice: Annotated[Any, only("none", "auto")] = None
     max_tool_calls: Annotated[Any, only()] = None
@@ -117,17 +129,51 @@ class ResponseRequest(SamplingFields):
         wanted = self.text.format if self.text else None
         return {"type": "text"} if wanted is None else wanted.model_dump(by_alias=True)
 
-    def turn(self, *, tenant: str, share: Share, request_id: str) -> StoredTurn | ChatTurn:
-        """The turn asked for.
+    def turn(
+        self, *, tenant: str, share: Share, request_id: str, idempotency: Idempotency | None = None
+    ) -> StoredTurn | ChatTurn:
+        """The turn asked for. ``idempotency`` is of no use to a stateless one: nothing of it is kept.
 
         Raises:
             InvalidRequestError: fields contradict each other.
         """
+        self._check_place()
         if self.is_stored:
-            return self._stored(tenant, share_in(self.service_tier, share), request_id)
-        if self.conversation is not None:
-            raise InvalidRequestError("A turn of a conversation is always stored.", param="store")
+            return self._stored(tenant, share_in(self.service_tier, share), request_id, idempotency)
         return self._stateless(tenant, share_in(self.service_tier, share), request_id)
+
+    def _check_place(self) -> None:
+        if self.conversation is not None and self.previous_response_id is not None:
+            message = "A turn goes on either in a conversation or behind a response, not both."
+            raise InvalidRequestError(message, param="previous_response_id")
+        if self.is_stored:
+            return
+        if self.conversation is not None or self.previous_response_id is not None:
+            raise InvalidRequestError("A turn that goes on from an earlier one is always stored.", param="store")
+        if self.background:
+            raise InvalidRequestError("A turn in the background is always stored.", param="store")
+
+    def view(self) -> ResponseView:
+        """What the response repeats of this request."""
+        conversation = self.conversation_id
+        return ResponseView(
+            background=bool(self.background),
+            instructions=self.instructions,
+            max_output_tokens=self.max_output_tokens,
+            metadata=dict(self.metadata or {}),
+            model=self.model,
+            previous_response_id=self.previous_response_id,
+            conversation=None if conversation is None else ConversationOfResponse(id=conversation),
+            prompt_cache_key=self.prompt_cache_key,
+            service_tier="flex" if self.service_tier == "flex" else "default",
+            store=self.is_stored,
+            temperature=DEFAULTS.temperature if self.temperature is None else self.temperature,
+            text=TextSettings(format=self.text_format),
+            top_logprobs=self.top_logprobs or 0,
+            top_p=DEFAULTS.top_p if self.top_p is None else self.top_p,
+            truncation=self.truncates.value,
+            user=self.user,
+        )
 
     def _options(self) -> GenerationOptions:
         if self.top_logprobs and not self.include:
@@ -145,7 +191,7 @@ class ResponseRequest(SamplingFields):
             return (Message(Role.USER, self.input),)
         return tuple(item.message() for item in self.input)
 
-    def _stored(self, tenant: str, share: Share, request_id: str) -> StoredTurn:
+    def _stored(self, tenant: str, share: Share, request_id: str, idempotency: Idempotency | None) -> StoredTurn:
         return StoredTurn(
             tenant=tenant,
             request_id=request_id,
@@ -156,6 +202,10 @@ class ResponseRequest(SamplingFields):
             metadata=dict(self.metadata or {}),
             share=share,
             truncation=self.truncates,
+            previous=self.previous_response_id,
+            is_background=bool(self.background),
+            view=self.view().to_record(),
+            idempotency=idempotency,
         )
 
     def _stateless(self, tenant: str, share: Share, request_id: str) -> ChatTurn:

@@ -22,10 +22,10 @@ from services.conversations.memory_store import MemoryConversationStore
 from services.gateway.app import create_app
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
-from services.turns.service import TurnService
 from services.turns.settings import ServedModel
 from tests.support.gateway import MODEL, TENANT, make_deps, serving
 from tests.support.pasts import fed_tokens
+from tests.support.turn_kit import a_service
 
 TINY = Path(__file__).parents[2] / "parity" / "data" / "tiny"
 CONFIG = ReplicaConfig(str(TINY), device="cpu", dtype="float32", threads=1, kv_cache_bytes=2**24)
@@ -44,7 +44,7 @@ async def engine(request: pytest.FixtureRequest) -> EngineClient:
 async def url(engine: EngineClient, keys: MemoryKeyStore) -> AsyncIterator[str]:
     """A real server over real turns and a real model."""
     backend, store = LocalBackend(engine), MemoryConversationStore()
-    turns = TurnService(
+    turns = a_service(
         backend=backend,
         store=store,
         index=MemoryIdIndex(),

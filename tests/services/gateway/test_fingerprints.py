@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
-from services.gateway.config import GatewayConfig
-from services.gateway.served import served_model
+from services.turn_process.config import ProcessConfig
+from services.turn_process.served import served_model
 
 DATA = Path(__file__).parents[2] / "parity" / "data"
 LORA = str(DATA / "goldens" / "lora_tiny")
-CONFIG = GatewayConfig(str(DATA / "tiny"), "chatglm3", "", history_ttl_s=1, longest_turn_s=1, drain_grace_s=1)
+CONFIG = ProcessConfig(str(DATA / "tiny"), "chatglm3", "", history_ttl_s=1, longest_turn_s=1, drain_grace_s=1)
 
 
 def test_fingerprints_tell_models_apart() -> None:

@@ -17,12 +17,13 @@ from services.backend.scripted import Fault, FaultKind, ScriptedBackend
 from services.conversations.memory_index import MemoryIdIndex
 from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.records import Conversation, Line
+from services.conversations.store import WHOLE, Part
 from services.gateway.app import create_app
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
-from services.turns.service import TurnService
-from services.turns.settings import ServedModel
+from services.turns.settings import ServedModel, TurnSettings
 from tests.support.gateway import MODEL, make_deps, serving
+from tests.support.turn_kit import a_service
 
 TOKENIZER = Path(__file__).parents[2] / "parity" / "data" / "tiny"
 CONTEXT = 512
@@ -37,9 +38,9 @@ class MemoryThatFails(MemoryConversationStore):
 
     is_away = False
 
-    async def load(self, tenant: str, conversation: str, *, newest: int = 0) -> Line:
+    async def load(self, tenant: str, conversation: str, part: Part = WHOLE) -> Line:
         self._check()
-        return await super().load(tenant, conversation, newest=newest)
+        return await super().load(tenant, conversation, part)
 
     async def conversation(self, tenant: str, conversation: str) -> Conversation:
         self._check()
@@ -75,12 +76,13 @@ async def url(
     tokenizer: ChatGLM3Tokenizer, backend: ScriptedBackend, store: MemoryThatFails, keys: MemoryKeyStore
 ) -> AsyncIterator[str]:
     """A real server over a real turn service."""
-    turns = TurnService(
+    turns = a_service(
         backend=backend,
         store=store,
         index=MemoryIdIndex(),
         tokenizer=tokenizer,
         model=ServedModel(name=MODEL, context_length=CONTEXT, fingerprint="fp_0123456789"),
+        settings=TurnSettings(resume_s=0),
     )
     await turns.start()
     async with serving(create_app(make_deps(turns=turns, store=store, authenticator=Authenticator(keys)))) as url:

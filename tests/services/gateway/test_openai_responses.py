@@ -142,8 +142,10 @@ async def test_stored_is_the_default(ai: openai.AsyncOpenAI, turns: FakeTurns) -
             instructions="rhyme",
             options=GenerationOptions(temperature=1.5, top_k=0, seed=3, max_tokens=5, stop=("x", "y")),
             metadata={"a": "b"},
+            view=turns.asked[0].view,
         )
     ]
+    assert b"conv_x" in turns.asked[0].view
 
 
 async def test_store_false_is_stateless(ai: openai.AsyncOpenAI, turns: FakeTurns) -> None:

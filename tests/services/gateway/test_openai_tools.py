@@ -29,6 +29,7 @@ from services.tenants.memory_keys import MemoryKeyStore
 from services.turns.service import TurnService
 from services.turns.settings import ServedModel
 from tests.support.gateway import MODEL, connected, make_deps
+from tests.support.turn_kit import a_service
 
 TOKENIZER = ChatGLM3Tokenizer.from_pretrained(Path(__file__).parents[2] / "parity" / "data" / "tiny")
 OBSERVATION, ASSISTANT = TOKENIZER.role_id("observation"), TOKENIZER.role_id("assistant")
@@ -83,7 +84,7 @@ def backend(model: Weatherman) -> ScriptedBackend:
 
 @pytest.fixture
 async def service(backend: ScriptedBackend) -> AsyncIterator[TurnService]:
-    turns = TurnService(
+    turns = a_service(
         backend=backend,
         store=MemoryConversationStore(),
         index=MemoryIdIndex(),

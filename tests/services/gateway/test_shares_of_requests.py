@@ -16,9 +16,9 @@ from services.conversations.memory_store import MemoryConversationStore
 from services.gateway.app import create_app
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
-from services.turns.service import TurnService
 from services.turns.settings import ServedModel
 from tests.support.gateway import MODEL, TENANT, connected, make_deps
+from tests.support.turn_kit import a_service
 
 TOKENIZER = Path(__file__).parents[2] / "parity" / "data" / "tiny"
 CHAT = "/v1/chat/completions"
@@ -46,7 +46,7 @@ async def client(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway over the real turn service and authenticator, and scripted tokens."""
     store = MemoryConversationStore()
-    turns = TurnService(
+    turns = a_service(
         backend=backend,
         store=store,
         index=MemoryIdIndex(),

@@ -111,7 +111,7 @@ async def test_failed_chat_stream(ai: openai.AsyncOpenAI, turns: FakeTurns) -> N
     assert caught.value.code == "generation_failed"
 
 
-@pytest.mark.parametrize("code", ["", "channel_unreachable", "prompt_mismatch"])
+@pytest.mark.parametrize("code", ["", "channel_unreachable", "of_another_release"])
 async def test_failures_without_a_public_reason(client: httpx.AsyncClient, turns: FakeTurns, code: str) -> None:
     """A failure that is ours keeps its code, if it has one, and loses its message."""
     turns.reason, turns.error = FinishReason.FAILED, (code, "10.0.0.7:9 is gone")

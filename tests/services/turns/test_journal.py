@@ -9,7 +9,7 @@ import pytest
 from cluster.errors import StoreUnavailableError, TurnLostError, TurnMovedError
 from services.conversations import ids
 from services.conversations.store import Reply, Verdict
-from services.turns.journal import Journal
+from services.turns.journal import Journal, News
 from services.turns.settings import JournalSettings
 from tests.fakes.unsteady_store import UnsteadyStore
 from tests.support.turn_kit import until
@@ -23,13 +23,13 @@ class Bench:
         self.now = 1000.0
         self.store = UnsteadyStore(clock=lambda: self.now)
         self.journal = Journal(self.store, settings or JournalSettings(retry_s=0.0), clock=lambda: self.now)
-        self.ended: list[bool] = []
+        self.heard: list[News] = []
 
     async def open(self):
         turn = ids.new_response(ids.new_conversation())
         reply = await self.store.begin(a_begin(turn, new_line=True, lease_s=15.0))
         assert reply.verdict is Verdict.OK
-        ticket = self.journal.open(tenant=TENANT, turn=turn, owner="a", sent_at=self.now, on_end=self.ended.append)
+        ticket = self.journal.open(tenant=TENANT, turn=turn, owner="a", sent_at=self.now, on_news=self.heard.append)
         return turn, ticket
 
     async def tick(self, seconds: float = 0.0) -> None:
@@ -156,7 +156,7 @@ async def test_a_store_away_for_a_minute_ends_its_turns():
     await bench.tick(1)
     with pytest.raises(StoreUnavailableError):
         await ticket.emittable()
-    assert bench.ended == [False]
+    assert bench.heard == [News(has_failed=True)]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ async def test_a_turn_that_is_not_ours_any_more_ends_at_once(verdict, error):
     await bench.tick()
     with pytest.raises(error):
         await reader
-    assert bench.ended == [False]
+    assert bench.heard == [News(has_failed=True)]
     assert not ticket.can_emit()
 
 
@@ -200,7 +200,7 @@ async def test_a_cancel_is_told_to_the_owner():
     bench.store.note_reply = Reply(Verdict.OK, cancel=True)
     ticket.extend([1])
     await bench.tick()
-    assert bench.ended == [True]
+    assert bench.heard == [News(is_cancelled=True)]
     assert ticket.error is None
 
 

@@ -15,6 +15,7 @@ from tests.support.turn_kit import TENANT, TurnKit, collect, user
 from tests.support.turns import a_begin, a_note, a_request
 
 LEASE_S = 15.0
+PATIENCE_S = 60.0  # a dispatcher may still come
 
 
 class Orphanage:
@@ -65,7 +66,7 @@ async def test_the_conversation_is_busy_until_the_lease_is_over(orphanage):
 async def test_after_the_lease_the_partial_answer_is_kept_and_the_conversation_goes_on(orphanage):
     """Question and partial answer are in the history, and in the next turn's prompt with their own ids."""
     await orphanage.leave("\n Once upon", [])
-    orphanage.now += LEASE_S + 1
+    orphanage.now += LEASE_S + PATIENCE_S
     _, events = await orphanage.next_turn()
     record = await orphanage.kit.store.turn(TENANT, orphanage.turn)
     prompt = orphanage.kit.backend.requests[0].prompt_ids
@@ -79,7 +80,7 @@ async def test_after_the_lease_the_partial_answer_is_kept_and_the_conversation_g
 async def test_a_journal_with_a_stop_string_is_cut_as_its_owner_would_have(orphanage):
     """What the client never saw does not enter the history."""
     await orphanage.leave("\n Once upon a", [" upon"])
-    orphanage.now += LEASE_S + 1
+    orphanage.now += LEASE_S + PATIENCE_S
     await orphanage.next_turn()
     assert (await orphanage.texts())[1] == "Once"
 
@@ -87,7 +88,7 @@ async def test_a_journal_with_a_stop_string_is_cut_as_its_owner_would_have(orpha
 async def test_a_question_without_a_word_of_answer_stays(orphanage):
     """An accepted turn is not forgotten."""
     await orphanage.leave("", [])
-    orphanage.now += LEASE_S + 1
+    orphanage.now += LEASE_S + PATIENCE_S
     await orphanage.next_turn()
     assert await orphanage.texts() == ["Tell me", "And now?", "Fine."]
 
@@ -95,7 +96,7 @@ async def test_a_question_without_a_word_of_answer_stays(orphanage):
 async def test_of_two_adopters_one_waits(orphanage, monkeypatch):
     """The other is told that the conversation is busy."""
     await orphanage.leave("\n Once", [])
-    orphanage.now += LEASE_S + 1
+    orphanage.now += LEASE_S + PATIENCE_S
     claim = orphanage.kit.store.claim
 
     async def second(*args, **kwargs):
@@ -111,7 +112,7 @@ async def test_of_two_adopters_one_waits(orphanage, monkeypatch):
 async def test_an_orphan_that_ended_meanwhile_is_left_alone(orphanage, monkeypatch, verdict):
     """The turn looks again, and no longer than a few times."""
     await orphanage.leave("\n Once", [])
-    orphanage.now += LEASE_S + 1
+    orphanage.now += LEASE_S + PATIENCE_S
 
     async def ended(*_args, **_kwargs):
         return Reply(verdict)
@@ -125,7 +126,7 @@ async def test_an_orphan_that_ended_meanwhile_is_left_alone(orphanage, monkeypat
 async def test_an_orphan_whose_journal_has_a_hole_is_failed(orphanage, monkeypatch):
     """Nobody can say what its client saw, so nothing of it enters the history; the conversation is free."""
     await orphanage.leave("\n Once", [])
-    orphanage.now += LEASE_S + 1
+    orphanage.now += LEASE_S + PATIENCE_S
 
     async def broken(*_args):
         return [Tailed(TurnState.RUNNING, is_broken=True)]

@@ -24,7 +24,7 @@ class Gate:
     def __init__(self) -> None:
         self.now = 0.0
         journal = Journal(MemoryConversationStore(), JournalSettings(), clock=lambda: self.now)
-        self.ticket = journal.open(tenant="acme", turn="t", owner="a", sent_at=0.0, on_end=lambda _: None)
+        self.ticket = journal.open(tenant="acme", turn="t", owner="a", sent_at=0.0, on_news=lambda _: None)
 
 
 async def test_a_reader_gets_events_as_they_come_and_ends_with_the_box():

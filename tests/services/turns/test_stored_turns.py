@@ -18,8 +18,10 @@ from cluster.errors import (
 )
 from cluster.protocol import FinishReason, Hint
 from services.backend.scripted import Fault, FaultKind
+from services.conversations.queueing import Ref
 from services.conversations.records import TurnState
 from services.conversations.store import Reply, Verdict
+from services.turns.carrying import Carried, Fate
 from services.turns.events import EventKind, TurnStarted
 from services.turns.prompt import digest
 from services.turns.settings import JournalSettings
@@ -331,7 +333,7 @@ async def test_a_turn_taken_by_another_owner_ends_here_without_a_write(kit, verd
     await anext(events)
     kit.store.note_reply = Reply(verdict)
     last = [event async for event in events][-1]
-    assert (last.kind, last.result.error_code) == (EventKind.FAILED, code)
+    assert (last.kind, last.result.error_code) == (EventKind.BROKEN, code)
     assert not kit.store.commits
     assert len(kit.backend.aborted) == 1
 
@@ -414,18 +416,24 @@ async def test_a_prompt_longer_than_the_context_says_so_with_its_history(kit):
     assert len((await line_of(kit, conversation)).items) == 2
 
 
-async def test_stopping_the_service_records_what_runs_as_incomplete(kit):
-    """A process that goes away in order leaves no lease behind."""
+async def test_stopping_the_service_leaves_what_runs_to_others(kit):
+    """A process that goes away in order hands its turns over at once, with all that was said."""
     conversation = await kit.conversation()
     events = kit.service.respond(kit.stored_turn(conversation=conversation))
     started = await anext(events)
     await anext_of_kind(events, EventKind.TEXT_DELTA)
     kit.backend.gate.clear()
     await kit.service.stop()
-    last = [event async for event in events][-1]
-    assert last.kind is EventKind.INCOMPLETE
-    assert await state_of(kit, started.response_id) is TurnState.INCOMPLETE
-    assert (await line_of(kit, conversation)).active == ""
+    rest = [event async for event in events]
+    assert (rest[-1].kind, rest[-1].result.error_code) == (EventKind.BROKEN, "turn_moved")
+    assert await kit.due.look() == [Ref(TENANT, started.response_id)]
+    kit.backend.gate.set()
+    other = kit.another()
+    await other.start()
+    assert await other.carry_out(TENANT, started.response_id) == Carried(Fate.ENDED)
+    await other.stop()
+    assert await state_of(kit, started.response_id) is TurnState.COMPLETED
+    assert (await line_of(kit, conversation)).items[-1].text == TEXT
 
 
 async def test_a_fault_of_our_own_is_told_and_recorded(kit):

@@ -8,11 +8,11 @@ from pathlib import Path
 from cluster.model.config import load_config
 from cluster.model.identity import changes_identity, checkpoint_identity
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
-from services.gateway.config import GatewayConfig
+from services.turn_process.config import ProcessConfig
 from services.turns.settings import ServedModel
 
 
-def served_model(config: GatewayConfig, tokenizer: ChatGLM3Tokenizer) -> ServedModel:
+def served_model(config: ProcessConfig, tokenizer: ChatGLM3Tokenizer) -> ServedModel:
     """Name, context and fingerprint. Raises CheckpointError where a folder cannot be read."""
     shape = load_config(Path(config.model_path))
     return ServedModel(
@@ -20,7 +20,7 @@ def served_model(config: GatewayConfig, tokenizer: ChatGLM3Tokenizer) -> ServedM
     )
 
 
-def _fingerprint(config: GatewayConfig, tokenizer: ChatGLM3Tokenizer) -> str:
+def _fingerprint(config: ProcessConfig, tokenizer: ChatGLM3Tokenizer) -> str:
     """Changes when configuration, tokenizer, weight files or what is applied to the weights change."""
     digest = hashlib.blake2b(tokenizer.fingerprint.encode(), digest_size=8)
     digest.update(checkpoint_identity(Path(config.model_path)))

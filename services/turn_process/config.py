@@ -1,4 +1,4 @@
-"""What a gateway process needs to know to start."""
+"""What a process that runs turns needs to know to start."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayConfig:
-    """Settings of one gateway.
+class ProcessConfig:
+    """Settings of one process.
 
     Attributes:
         model_path: checkpoint folder, for tokenizer and configuration; weights are not read here.

@@ -1,0 +1,36 @@
+"""What a dispatcher is told once, at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DispatcherSettings:
+    """Limits and times of one dispatcher.
+
+    Attributes:
+        slots: turns it carries out at once.
+        poll_s: pause after a look that found nothing.
+        care_s: how often delayed jobs, lost jobs and due turns are looked at.
+        extend_s: how often the queue hears that the jobs in hand are worked on.
+        max_tries: a job that finds no room so often is given up.
+        first_pause_s: before the second try; doubled each time.
+        longest_pause_s: and never longer than this.
+        queued_s: a turn in the queue is looked at again after this long.
+        again_s: a turn that found no room outside the queue is looked at again after this long.
+    """
+
+    slots: int = 64
+    poll_s: float = 0.05
+    care_s: float = 1.0
+    extend_s: float = 10.0
+    max_tries: int = 20
+    first_pause_s: float = 0.5
+    longest_pause_s: float = 60.0
+    queued_s: float = 3_600.0
+    again_s: float = 2.0
+
+    def pause_s(self, tries: int) -> float:
+        """How long to leave a job alone that has found no room ``tries`` times."""
+        return min(self.first_pause_s * 2.0 ** (tries - 1), self.longest_pause_s)

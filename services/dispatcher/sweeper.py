@@ -1,0 +1,100 @@
+"""Turns that are due: whoever should have looked after them may have died.
+
+The index says when to look, the record what there is to do: forget a turn that has ended, queue one that waits, leave
+one alone whose owner lives, take over one whose owner has died.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from cluster.errors import NotFoundError, QueueFullError, StoreUnavailableError
+from services.conversations.queueing import DueIndex, Publishes, Ref
+from services.conversations.records import TurnRecord, TurnState
+from services.conversations.store import ConversationStore
+from services.dispatcher.jobs import CarriesOut
+from services.dispatcher.settings import DispatcherSettings
+from services.dispatcher.slots import Slots
+from services.turns.carrying import Fate
+
+_log = structlog.get_logger(__name__)
+
+_LEAST_S = 0.5  # clocks differ; a lease that seems to be over may not be
+
+
+class Sweeper:
+    """Looks at what is due.
+
+    Args:
+        turns: takes turns over.
+        store: where their records are.
+        queue: where those go that wait.
+        due: says which to look at.
+        slots: where turns are carried out.
+        settings: times.
+    """
+
+    def __init__(
+        self,
+        turns: CarriesOut,
+        store: ConversationStore,
+        queue: Publishes,
+        due: DueIndex,
+        *,
+        slots: Slots,
+        settings: DispatcherSettings,
+    ) -> None:
+        self._turns = turns
+        self._store = store
+        self._queue = queue
+        self._due = due
+        self._slots = slots
+        self._settings = settings
+
+    async def sweep(self) -> int:
+        """Look once; how many turns were due. Raises StoreUnavailableError."""
+        refs = await self._due.look()
+        for ref in refs:
+            await self._look_at(ref)
+        return len(refs)
+
+    async def _look_at(self, ref: Ref) -> None:
+        try:
+            record = await self._store.turn(ref.tenant, ref.turn)
+        except NotFoundError:  # it never began, or was erased
+            await self._due.remove(ref.tenant, ref.turn)
+            return
+        if record.state is TurnState.QUEUED:
+            await self._enqueue(ref, record)
+        elif not record.state.is_open:
+            await self._due.remove(ref.tenant, ref.turn)
+        elif (left_s := record.until_ms / 1000 - time.time()) > 0:
+            await self._due.move(ref.tenant, ref.turn, in_s=max(left_s, _LEAST_S))
+        elif self._slots.free:
+            self._slots.run(self._adopt(ref))
+        # Without a free slot the index shows it to another dispatcher soon.
+
+    async def _enqueue(self, ref: Ref, record: TurnRecord) -> None:
+        try:
+            await self._queue.publish(
+                ref.tenant, ref.turn, weight=record.request.weight, cost=float(record.request.prompt_tokens)
+            )
+        except QueueFullError:
+            await self._due.move(ref.tenant, ref.turn, in_s=self._settings.longest_pause_s)
+        else:
+            await self._due.move(ref.tenant, ref.turn, in_s=self._settings.queued_s)
+
+    async def _adopt(self, ref: Ref) -> None:
+        try:
+            carried = await self._turns.carry_out(ref.tenant, ref.turn)
+            if carried.fate in {Fate.WAITS, Fate.OWNED}:
+                await self._due.move(ref.tenant, ref.turn, in_s=self._settings.again_s)
+            else:
+                await self._due.remove(ref.tenant, ref.turn)
+            _log.info("turn.adopted", turn=ref.turn, fate=carried.fate.name.lower())
+        except StoreUnavailableError as error:
+            _log.warning("turn.left", turn=ref.turn, error=error.code)
+        except Exception:  # noqa: BLE001 - one bad turn must not end the dispatcher; the index shows it again
+            _log.exception("turn.adoption_crashed", turn=ref.turn)

@@ -1,0 +1,134 @@
+"""Looks at turns that other processes compute: one task, one round trip for all of them, four times a second.
+
+No connection waits for a turn, so a thousand readers cost what one does, and it works on every kind of server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from cluster.errors import ClusterError, NotFoundError, StoreUnavailableError
+from cluster.protocol import Logprobs
+from services.conversations.records import TurnState
+from services.conversations.store import ConversationStore, Tail, Tailed
+from services.turns.settings import TurnSettings
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_S = 0.25
+_MARKS = 3  # a reader says that it is there so many times in the time for which a turn waits for it
+
+
+@dataclass(eq=False, slots=True)
+class Watch:
+    """One reader's view of a turn.
+
+    Attributes:
+        state: of the turn, when it was last looked at.
+        ids: of its journal, so far.
+        logprobs: of ``ids``, where they are kept.
+        error: why there is nothing more to see.
+        news: set when something has changed.
+    """
+
+    tenant: str
+    turn: str
+    state: TurnState
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs] = field(default_factory=list)
+    error: ClusterError | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, found: Tailed) -> None:
+        """What a look found. A journal with a hole is not read further: its turn's record will say how it ends."""
+        if found.state is None:
+            self.error = NotFoundError("response", self.turn)
+        if found.state is self.state and not found.ids and self.error is None:
+            return
+        self.state = found.state or self.state
+        self.ids += found.ids
+        self.logprobs += found.logprobs
+        self.news.set()
+
+    def fail(self, error: ClusterError) -> None:
+        """Nothing more can be seen."""
+        self.error = error
+        self.news.set()
+
+
+class Tails:
+    """The looker of one process. ``start`` it before the first ``open``."""
+
+    def __init__(self, store: ConversationStore, settings: TurnSettings, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._watches: set[Watch] = set()
+        self._work = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._marked_at = -float("inf")
+        self._seen_at = 0.0
+
+    async def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.create_task(self._run(), name="turn-tails")
+
+    async def stop(self) -> None:
+        """End the task."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+
+    def open(self, tenant: str, turn: str, state: TurnState) -> Watch:
+        """Look at a turn from now on, from its first id."""
+        watch = Watch(tenant, turn, state)
+        self._watches.add(watch)
+        self._marked_at = -float("inf")  # its owner hears of it with the next look
+        self._work.set()
+        return watch
+
+    def close(self, watch: Watch) -> None:
+        """Look no more."""
+        self._watches.discard(watch)
+
+    async def _run(self) -> None:
+        while True:
+            if not self._watches:
+                self._work.clear()
+                await self._work.wait()
+                self._seen_at = self._clock()
+            await self._look(list(self._watches))
+            await asyncio.sleep(_LOOK_S)
+
+    async def _look(self, watches: list[Watch]) -> None:
+        watch_s = self._mark_s()
+        try:
+            found = await self._store.tail([Tail(w.tenant, w.turn, len(w.ids), watch_s) for w in watches])
+        except StoreUnavailableError as error:
+            self._give_up_late(watches, error)
+        except Exception as error:  # noqa: BLE001 - the other readers, and later looks, must not end with this one
+            _log.exception("tails.failed", readers=len(watches))
+            for watch in watches:
+                watch.fail(ClusterError(f"The turn cannot be read: {type(error).__name__}."))
+        else:
+            self._seen_at = self._clock()
+            for watch, one in zip(watches, found, strict=True):
+                watch.take(one)
+
+    def _mark_s(self) -> float:
+        """For how long the owners are told, with this look, that their readers will be back; 0: not now."""
+        now, wait_s = self._clock(), self._settings.resume_s
+        if now - self._marked_at < wait_s / _MARKS:
+            return 0.0
+        self._marked_at = now
+        return wait_s
+
+    def _give_up_late(self, watches: list[Watch], error: StoreUnavailableError) -> None:
+        if self._clock() - self._seen_at >= self._settings.journal.away_s:
+            for watch in watches:
+                watch.fail(error)
