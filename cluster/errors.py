@@ -6,7 +6,11 @@ ClusterError
 │   ├── ContextLengthExceededError prompt and requested output do not fit the context
 │   ├── InvalidKeyError            no, wrong, revoked or malformed API key
 │   ├── NotFoundError              no such model, conversation, response or route for this tenant
-│   └── ConversationBusyError      another turn of the conversation is running
+│   ├── PreviousResponseError      there is no such earlier answer to go on from
+│   │   └── PreviousResponseDeletedError  there was one, but it has been erased
+│   ├── ConversationBusyError      another turn of the conversation is running
+│   ├── IdempotencyMismatchError   another request was sent under the same idempotency key
+│   └── CursorPastEndError         a stream is to go on behind its last event
 ├── RetryLaterError            the same request may succeed later (HTTP 429 / 503 with Retry-After)
 │   ├── OverloadedError            the engine's queue is full
 │   ├── QueueFullError             the tenant has as many turns in the queue as it may
@@ -16,6 +20,9 @@ ClusterError
 │   ├── GenerationFailedError      the engine could not go on with this sequence (for instance NaN logits)
 │   ├── TurnMovedError             another owner has taken the turn over; read it from there
 │   ├── TurnLostError              the turn's record is gone; nothing more can be written
+│   ├── PromptMismatchError        the turn's prompt cannot be made again as it was
+│   ├── ModelReplacedError         the turn was begun on another model than there is now
+│   ├── StreamDivergedError        the answer was computed again, and differs from what its reader has
 │   └── DeadlineExceededError      the turn's own deadline passed
 ├── ToolCallError              what the model wrote as a tool call is none; keeps its text
 ├── ChannelError               the token channel between a replica and a turn's owner broke
@@ -99,6 +106,44 @@ class NotFoundError(CallerError):
         super().__init__(f"No {kind} {name!r} was found.")
         self.kind = kind
         self.name = name
+
+
+class PreviousResponseError(CallerError):
+    """There is no such earlier answer to go on from."""
+
+    code = "previous_response_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No response {name!r} was found to go on from.")
+
+
+class PreviousResponseDeletedError(PreviousResponseError):
+    """The earlier answer has been erased."""
+
+    code = "previous_response_deleted"
+
+
+class IdempotencyMismatchError(CallerError):
+    """Another request was sent under the same idempotency key."""
+
+    code = "idempotency_mismatch"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used for another request; use a new key for a new request.")
+
+
+class CursorPastEndError(CallerError):
+    """A stream is to go on behind its last event.
+
+    Attributes:
+        last: number of that event.
+    """
+
+    code = "cursor_past_end"
+
+    def __init__(self, *, seq: int, last: int) -> None:
+        super().__init__(f"There is nothing behind event {seq}: the stream's last event is {last}.")
+        self.last = last
 
 
 class ConversationBusyError(CallerError):
@@ -197,6 +242,24 @@ class TurnLostError(TurnError):
     """The turn's record is gone."""
 
     code = "turn_lost"
+
+
+class PromptMismatchError(TurnError):
+    """The turn's prompt cannot be made again as it was."""
+
+    code = "prompt_mismatch"
+
+
+class ModelReplacedError(TurnError):
+    """The turn was begun on another model, or by another release, than there is now."""
+
+    code = "model_replaced"
+
+
+class StreamDivergedError(TurnError):
+    """The answer was computed again, and differs from what its reader has. The whole answer can be retrieved."""
+
+    code = "stream_diverged"
 
 
 class DeadlineExceededError(TurnError):

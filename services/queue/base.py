@@ -29,7 +29,7 @@ class Entry:
     """A job in the hands of one consumer.
 
     Attributes:
-        id: names this delivery's place in the tenant's stream.
+        id: the job's place in the tenant's stream; with ``attempt`` it names this delivery.
         attempt: 1 for the first; retries and reclaims count, replaying begins anew.
         age_s: seconds since it was published, or replayed.
     """

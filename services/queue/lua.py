@@ -105,9 +105,10 @@ local function holder_of(stream, id)
 end
 
 -- The job, if this very delivery of it is still the consumer's; else nil.
-local function held(tenant, turn, id, consumer)
+local function held(tenant, turn, id, attempt, consumer)
   local job = read_job(ref_of(tenant, turn))
-  if job and job.id == id and holder_of(stream_of(tenant), id) == consumer then return job end
+  if not job or job.id ~= id or job.tries + 1 ~= tonumber(attempt) then return nil end
+  if holder_of(stream_of(tenant), id) == consumer then return job end
 end
 
 -- Consumers are known to a stream only while they have something of it in work.

@@ -72,8 +72,9 @@ class RedisQueue:
 
     async def settle(self, entry: Entry, verdict: Verdict) -> None:
         """Say what became of a job; nothing happens if it is no longer this consumer's."""
-        names = [entry.tenant, entry.turn, entry.id, entry.consumer]
-        await self._run(scripts.SETTLE, *names, *_verdict_args(verdict), DEAD_TTL_S, MAX_DEAD)
+        await self._run(
+            scripts.SETTLE, *_delivery(entry), entry.consumer, *_verdict_args(verdict), DEAD_TTL_S, MAX_DEAD
+        )
 
     async def extend(self, entries: Sequence[Entry]) -> list[Entry]:
         """Keep these from being reclaimed for another while; replies those that are this consumer's no longer."""
@@ -81,7 +82,7 @@ class RedisQueue:
         for some in _slices(entries):
             for consumer in {entry.consumer for entry in some}:
                 mine = [entry for entry in some if entry.consumer == consumer]
-                names = [name for entry in mine for name in (entry.tenant, entry.turn, entry.id)]
+                names = [name for entry in mine for name in _delivery(entry)]
                 held = await self._run(scripts.EXTEND, consumer, *names)
                 lost += [entry for entry, is_held in zip(mine, held, strict=True) if not is_held]
         return lost
@@ -145,6 +146,10 @@ class RedisQueue:
 
     async def _run(self, script: Script, *args: Arg) -> Any:
         return await self._link.call(lambda redis: script.run(redis, [self._prefix], args))
+
+
+def _delivery(entry: Entry) -> tuple[str, str, str, int]:
+    return entry.tenant, entry.turn, entry.id, entry.attempt
 
 
 def _verdict_args(verdict: Verdict) -> tuple[str, Arg]:

@@ -74,28 +74,28 @@ SETTLE: Final = Script(
     PRELUDE
     + """
 -- What became of a job. Another consumer's, or one that is settled already, stays as it is.
--- ARGV 1 tenant, 2 turn, 3 id, 4 consumer, 5 'done', 'retry' or 'dead', 6 delay (ms) or reason, 7 ttl of dead letters
---      (s), 8 most dead letters
+-- ARGV 1 tenant, 2 turn, 3 id, 4 attempt, 5 consumer, 6 'done', 'retry' or 'dead', 7 delay (ms) or reason, 8 ttl of
+--      dead letters (s), 9 most dead letters
 -- Replies 'ok' or 'lost'
 local ref = ref_of(ARGV[1], ARGV[2])
-local job = held(ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+local job = held(ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 if not job then return 'lost' end
 local now = now_ms()
-finish(ARGV[1], ARGV[3], ARGV[4])
-if ARGV[5] == 'retry' then
-  redis.call('ZADD', LATER, now + ARGV[6], ref)
+finish(ARGV[1], ARGV[3], ARGV[5])
+if ARGV[6] == 'retry' then
+  redis.call('ZADD', LATER, now + ARGV[7], ref)
   job.id, job.tries = '-', job.tries + 1
   write_job(ref, job)
   return 'ok'
 end
 forget(ref)
-if ARGV[5] == 'dead' then
+if ARGV[6] == 'dead' then
   redis.call('ZADD', DEAD, now, ref)
-  redis.call('HSET', GRAVES, ref, job.share .. ' ' .. job.tries + 1 .. ' ' .. ARGV[6])
-  redis.call('EXPIRE', DEAD, ARGV[7])
-  redis.call('EXPIRE', GRAVES, ARGV[7])
-  local old = redis.call('ZRANGEBYSCORE', DEAD, '-inf', now - ARGV[7] * 1000, 'LIMIT', 0, 16)
-  if redis.call('ZCARD', DEAD) > tonumber(ARGV[8]) then old[#old + 1] = redis.call('ZRANGE', DEAD, 0, 0)[1] end
+  redis.call('HSET', GRAVES, ref, job.share .. ' ' .. job.tries + 1 .. ' ' .. ARGV[7])
+  redis.call('EXPIRE', DEAD, ARGV[8])
+  redis.call('EXPIRE', GRAVES, ARGV[8])
+  local old = redis.call('ZRANGEBYSCORE', DEAD, '-inf', now - ARGV[8] * 1000, 'LIMIT', 0, 16)
+  if redis.call('ZCARD', DEAD) > tonumber(ARGV[9]) then old[#old + 1] = redis.call('ZRANGE', DEAD, 0, 0)[1] end
   if #old > 0 then
     redis.call('ZREM', DEAD, unpack(old))
     redis.call('HDEL', GRAVES, unpack(old))
@@ -109,11 +109,11 @@ EXTEND: Final = Script(
     PRELUDE
     + """
 -- The consumer still works on these.
--- ARGV 1 consumer, then tenant, turn, id of each
+-- ARGV 1 consumer, then tenant, turn, id, attempt of each
 -- Replies 1 or 0 for each: whether it is the consumer's
 local reply = {}
-for i = 2, #ARGV, 3 do
-  local mine = held(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[1])
+for i = 2, #ARGV, 4 do
+  local mine = held(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[1])
   if mine then redis.call('XCLAIM', stream_of(ARGV[i]), GROUP, ARGV[1], 0, ARGV[i + 2], 'JUSTID') end
   reply[#reply + 1] = mine and 1 or 0
 end

@@ -10,7 +10,7 @@ from services.queue.base import Dead, Done, QueueLag, Retry, TenantJobs
 from services.queue.keys import BACKGROUND, BATCH
 from services.queue.memory_queue import MemoryQueue
 from services.queue.redis_queue import RedisQueue
-from tests.support.jobs import a_turn, drain, fill, turns_of
+from tests.support.jobs import a_turn, drain, fill, tenants_of, turns_of
 from tests.support.turns import TENANT
 
 NOW = Retry(0.0)
@@ -38,7 +38,7 @@ async def test_many_are_taken_as_one_after_the_other(queue):
     await fill(queue, {"a": 2, "b": 1})
     first = await queue.take_many("c", 2)
     rest = await queue.take_many("c", 5)
-    assert [entry.tenant for entry in [*first, *rest]] == ["a", "b", "a"]
+    assert tenants_of([*first, *rest]) == ["a", "b", "a"]
 
 
 async def test_a_turn_is_queued_once(queue):
@@ -229,3 +229,21 @@ async def test_classes_know_nothing_of_each_other(link):
     await fill(one, {TENANT: 1})
     assert await other.take("c") is None
     assert await one.take("c") is not None
+
+
+async def test_a_tenant_that_was_idle_has_no_credit(queue):
+    """It had nothing for a long time, and now gets every second job, not all of them."""
+    await fill(queue, {"busy": 60})
+    await queue.take_many("c", 30)
+    await fill(queue, {"back": 20})
+    assert tenants_of(await queue.take_many("c", 20)).count("back") in (10, 11)
+
+
+async def test_a_tenant_that_queues_one_at_a_time_pays_too(queue):
+    """It leaves the ring with every job; what it has used up stays, or its small weight would mean nothing."""
+    await fill(queue, {"busy": 60})
+    taken = []
+    for _ in range(40):
+        await fill(queue, {"light": 1 if taken[-1:] in ([], ["light"]) else 0}, weight=0.25)
+        taken.append((await queue.take("c")).tenant)
+    assert 7 <= taken.count("light") <= 9
