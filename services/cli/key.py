@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.key_store import RedisUrl, with_key_store
+from services.cli.key_store import with_key_store
 from services.cli.options import StateDir
+from services.cli.redis_link import RedisUrl
 from services.tenants.keys import KeyInfo
 
 app = typer.Typer(help="Create, list, revoke and rotate API keys of a running cluster.", no_args_is_help=True)

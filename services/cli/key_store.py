@@ -1,41 +1,16 @@
-"""The key store of a running cluster, as the operator's commands reach it.
-
-They go to Redis, not through a gateway: no HTTP route changes a key or a share; who can reach Redis is the operator.
-"""
+"""The key store of a running cluster, as the operator's commands reach it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
 
-import typer
-
-from services.cli.options import StateDir, state_folder
-from services.conversations.redis_link import RedisLink
+from services.cli.options import StateDir
+from services.cli.redis_link import Result, with_link
 from services.tenants.redis_keys import RedisKeyStore
-
-Result = TypeVar("Result")
-RedisUrl = Annotated[
-    str | None, typer.Option("--redis-url", help="Where the keys are; default: the cluster of the state folder.")
-]
 
 
 def with_key_store(
     redis_url: str | None, state_dir: StateDir, use: Callable[[RedisKeyStore], Awaitable[Result]]
 ) -> Result:
-    """What ``use`` makes of the store.
-
-    Raises:
-        ClusterError: no cluster runs there, its store does not answer, or ``use`` said so.
-    """
-    url = redis_url or state_folder(state_dir).read_endpoint().redis_url
-
-    async def run() -> Result:
-        link = RedisLink(url)
-        try:
-            return await use(RedisKeyStore(link))
-        finally:
-            await link.close()
-
-    return asyncio.run(run())
+    """What ``use`` makes of the store. Raises as ``with_link`` does."""
+    return with_link(redis_url, state_dir, lambda link: use(RedisKeyStore(link)))

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cluster.errors import ClusterError
-from services.cli import change, chat, down, env, key, model, status, tenant, up
+from services.cli import change, chat, down, env, key, model, queue, status, tenant, up
 
 app = typer.Typer(
     name="chatglm-cluster",
@@ -25,6 +25,7 @@ app.command("restart")(change.restart)
 app.command("chat")(chat.chat)
 app.add_typer(key.app, name="key")
 app.add_typer(tenant.app, name="tenant")
+app.add_typer(queue.app, name="queue")
 app.add_typer(model.app, name="model")
 
 

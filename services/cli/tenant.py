@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.errors import NotFoundError
-from services.cli.key_store import RedisUrl, with_key_store
+from services.cli.key_store import with_key_store
 from services.cli.options import StateDir
+from services.cli.redis_link import RedisUrl
 from services.tenants.redis_keys import RedisKeyStore
 from services.tenants.share import DEFAULT, LAST_CLASS, MAX_WEIGHT, MIN_WEIGHT, Share
 from services.tenants.tenant import check_tenant_id

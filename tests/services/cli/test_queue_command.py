@@ -1,0 +1,136 @@
+"""`chatglm-cluster queue`, over a real Valkey server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from services.cli.main import main
+from services.conversations.redis_link import RedisLink
+from services.queue.base import Dead, Retry
+from services.queue.keys import BACKGROUND
+from services.queue.redis_queue import RedisQueue
+from tests.support.jobs import drain, fill
+from tests.support.valkey import ValkeyServer, running_valkey
+
+pytestmark = pytest.mark.valkey
+
+Run = Callable[..., tuple[int, str]]
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ValkeyServer]:
+    with running_valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: ValkeyServer) -> Iterator[ValkeyServer]:
+    """A server without data."""
+    yield running
+    running.flush()
+
+
+@pytest.fixture
+def run(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command as a person with a wide terminal does; its status and what it printed."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*args: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["chatglm-cluster", "queue", *args, "--redis-url", server.url])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), re.sub(r"[\s│┃]+", " ", told.out + told.err)
+
+    return call
+
+
+def on(server: ValkeyServer, use: Callable[[RedisQueue], Awaitable[T]]) -> T:
+    """What ``use`` makes of the background queue."""
+
+    async def opened() -> T:
+        link = RedisLink(server.url)
+        try:
+            return await use(RedisQueue(link, BACKGROUND))
+        finally:
+            await link.close()
+
+    return asyncio.run(opened())
+
+
+async def bury(queue: RedisQueue) -> dict[str, list[str]]:
+    """Two dead letters of ``acme``, one of ``other``."""
+    turns = await fill(queue, {"acme": 2, "other": 1})
+    await drain(queue, settle=lambda entry: Dead(f"no luck for {entry.tenant}"))
+    return turns
+
+
+def test_the_list_has_a_row_for_each_queue(server: ValkeyServer, run: Run) -> None:
+    """Waiting, tenants, oldest, in work, delayed, dead."""
+
+    async def prepare(queue: RedisQueue) -> None:
+        await fill(queue, {"acme": 9, "other": 1})
+        first, second, _ = await queue.take_many("c", 3)
+        await queue.settle(first, Retry(3600))
+        await queue.settle(second, Dead("no"))
+
+    on(server, prepare)
+    status, told = run("list")
+    assert status == 0
+    assert " background 7 1 0 s 1 1 1 " in told
+    assert " batch 0 0 0 s 0 0 0 " in told
+
+
+def test_a_queue_is_shown_with_tenants_and_dead_letters(server: ValkeyServer, run: Run) -> None:
+    """Who has how many, what died and why."""
+    turns = on(server, bury)
+    on(server, lambda queue: fill(queue, {"other": 3}))
+    status, told = run("show", "background")
+    assert status == 0
+    assert "Queue background: 3 waiting, 0 in work, 0 delayed, 3 dead." in told
+    assert " other 3 " in told
+    assert all(f" 1 acme:{turn} no luck for acme " in told for turn in turns["acme"])
+
+
+def test_dead_letters_of_one_tenant_are_shown(server: ValkeyServer, run: Run) -> None:
+    """And no more than asked for."""
+    on(server, bury)
+    assert run("show", "background", "--tenant", "other")[1].count("no luck") == 1
+    assert run("show", "background", "--limit", "2")[1].count("no luck") == 2
+
+
+def test_one_dead_letter_is_replayed(server: ValkeyServer, run: Run) -> None:
+    """By the name that `show` gave it; a second time there is none."""
+    turn = on(server, bury)["acme"][0]
+    assert run("replay", "background", f"acme:{turn}") == (0, "1 dead letter is queued again. ")
+    assert [entry.turn for entry in on(server, drain)] == [turn]
+    status, told = run("replay", "background", f"acme:{turn}")
+    assert (status, told) == (2, f"No dead letter 'acme:{turn}' was found. ")
+
+
+def test_all_dead_letters_of_a_tenant_or_of_all_are_replayed(server: ValkeyServer, run: Run) -> None:
+    """What is replayed waits again."""
+    on(server, bury)
+    assert run("replay", "background", "--tenant", "acme") == (0, "2 dead letters are queued again. ")
+    assert run("replay", "background", "--all") == (0, "1 dead letter is queued again. ")
+    assert len(on(server, drain)) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["replay", "background"], "Name one dead letter, or give --tenant or --all."),
+        (["replay", "background", "a:b", "--all"], "Name one dead letter, or give --tenant or --all."),
+        (["replay", "background", "junk"], "No dead letter 'junk' was found."),
+        (["show", "nightly"], "There is no queue 'nightly'; there are background and batch."),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(run: Run, args: list[str], message: str) -> None:
+    """And the status tells a script."""
+    assert run(*args) == (2, f"{message} ")
