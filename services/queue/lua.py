@@ -118,15 +118,22 @@ local function drop_name(stream, consumer)
   end
 end
 
--- Take an entry that is in work out of its stream, and the stream away with its last one.
+-- A stream goes with its last entry.
+local function close_if_empty(tenant)
+  local stream = stream_of(tenant)
+  if redis.call('XLEN', stream) > 0 then return false end
+  redis.call('UNLINK', stream)
+  redis.call('ZREM', WORK, tenant)
+  return true
+end
+
+-- Take an entry that is in work out of its stream.
 local function finish(tenant, id, consumer)
   local stream = stream_of(tenant)
   redis.call('XACK', stream, GROUP, id)
   redis.call('XDEL', stream, id)
   redis.call('HINCRBY', STATE, 'working', -1)
-  if redis.call('XLEN', stream) > 0 then return drop_name(stream, consumer) end
-  redis.call('UNLINK', stream)
-  redis.call('ZREM', WORK, tenant)
+  if not close_if_empty(tenant) then drop_name(stream, consumer) end
 end
 """
 

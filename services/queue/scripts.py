@@ -199,7 +199,7 @@ elseif holder_of(stream, job.id) then
   finish(tenant, job.id, holder_of(stream, job.id))
 elseif redis.call('XDEL', stream, job.id) == 1 then
   go_on(tenant, last_taken(stream), redis.call('ZSCORE', RING, tenant))
-  if redis.call('XLEN', stream) == 0 then redis.call('UNLINK', stream) end
+  close_if_empty(tenant)
 end
 forget(ref)
 return found + 1

@@ -90,7 +90,7 @@ class Side:
 
 
 @pytest.mark.valkey
-@settings(max_examples=100)
+@settings(max_examples=150)
 @given(sequence=SEQUENCES)
 async def test_both_queues_do_the_same(plain_valkey, sequence):
     """Two consumers, three tenants, weights and costs, lost consumers, doubled calls, verdicts on what is another's."""

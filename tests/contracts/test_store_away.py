@@ -8,10 +8,15 @@ import pytest
 
 from cluster.errors import StoreUnavailableError
 from services.conversations import ids
+from services.conversations.queueing import Ref
 from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import OPERATION_TIMEOUT_S, RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Reply, Reservation, Sampled, Tail, Verdict
+from services.queue.base import Done
+from services.queue.due import RedisDueIndex
+from services.queue.keys import BACKGROUND
+from services.queue.redis_queue import RedisQueue
 from services.tenants.redis_keys import RedisKeyStore
 from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
 from tests.support.valkey import running_valkey
@@ -123,6 +128,35 @@ async def test_keys_of_a_frozen_server_are_unavailable(server):
                 keys.revoke("k"),
                 keys.set_share(TENANT, weight=2),
                 keys.shares(),
+            ]
+        )
+    await link.close()
+
+
+async def test_queues_of_a_frozen_server_are_unavailable(server):
+    """Every call of the queue and of the due index."""
+    link = RedisLink(server.url)
+    queue, due, turn = RedisQueue(link, BACKGROUND), RedisDueIndex(link), ids.new_response(ids.new_conversation())
+    await queue.publish(TENANT, turn)
+    entry = await queue.take("c")
+    with server.stopped():
+        await assert_all_unavailable(
+            [
+                queue.publish(TENANT, turn),
+                queue.take("c"),
+                queue.settle(entry, Done()),
+                queue.extend([entry]),
+                queue.reclaim("c"),
+                queue.promote_due(),
+                queue.lag(),
+                queue.largest(3),
+                queue.dead(),
+                queue.replay([Ref(TENANT, turn)]),
+                queue.drop(TENANT, turn),
+                due.add(TENANT, turn, in_s=1),
+                due.move(TENANT, turn, in_s=1),
+                due.remove(TENANT, turn),
+                due.look(),
             ]
         )
     await link.close()
