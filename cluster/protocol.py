@@ -95,7 +95,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_ids: list[int]
     output_ids: list[int] = []  # already emitted by an earlier attempt; not emitted again
     sampling: SamplingParams
-    pin_key: str = ""  # hashed with the tenant by its maker; equal keys want the same replica
+    pin_key: str = ""  # hashed with the tenant by its maker; equal keys want the same replica, and are erased together
     hint: Hint | None = None
     avoid: tuple[str, ...] = ()  # incarnations not to use
     busy: tuple[str, ...] = ()  # incarnations that have refused this turn for want of room
@@ -112,6 +112,23 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose KV is to be forgotten: that of the requests with this tenant and pin key."""
+
+    tenant: str
+    pin_key: str
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """Full pages of KV that a label's requests had computed.
+
+    ``dropped`` are gone; ``held`` were in use by a running sequence and go when it ends, unless others need them then.
+    """
+
+    dropped: int = 0
+    held: int = 0
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True, tag="served"):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Any, TypeVar
 
 import structlog
 
@@ -27,10 +28,11 @@ from cluster.engine.step_pace import StepWatch
 from cluster.engine.structure.compiler import StructureCompiler
 from cluster.engine.unavailable import ENGINE_CRASHED, not_running, require_room
 from cluster.errors import ClusterError, InvalidRequestError
-from cluster.protocol import GenerateRequest
+from cluster.protocol import Forgotten, GenerateRequest, Label
 
 log = structlog.get_logger(__name__)
 
+Answer = TypeVar("Answer")
 _Command = Callable[[Engine], None]
 
 
@@ -60,6 +62,7 @@ class ThreadedEngine(EngineClient):
         self._config = config
         self._inbox: SimpleQueue[_Command | None] = SimpleQueue()  # None ends the thread
         self._pending: set[asyncio.Future[None]] = set()  # submits that the thread has not answered
+        self._forgetting: set[asyncio.Future[Forgotten]] = set()  # the same of forgets
         self._thread: Thread | None = None
         self._is_open = False
         self._stats = EngineStats()
@@ -115,6 +118,15 @@ class ThreadedEngine(EngineClient):
         elif self._is_open:
             self._inbox.put(partial(Engine.abort, attempt=attempt))
 
+    async def forget(self, label: Label) -> Forgotten:
+        """See ``EngineClient.forget``. It is done even if the caller does not wait for the answer."""
+        self._require_open()
+        answer: asyncio.Future[Forgotten] = self._loop.create_future()
+        self._forgetting.add(answer)
+        answer.add_done_callback(self._forgetting.discard)
+        self._inbox.put(partial(self._forget, label, answer))
+        return await answer
+
     def stats(self) -> EngineStats:
         """The snapshot taken after the latest step."""
         return self._stats
@@ -154,7 +166,7 @@ class ThreadedEngine(EngineClient):
             raise not_running()
 
     def _refuse_pending(self) -> None:
-        for answer in list(self._pending):
+        for answer in [*self._pending, *self._forgetting]:
             _fail(answer, not_running())
 
     # -- in the thread ----------------------------------------------------------------------------------------------
@@ -166,7 +178,7 @@ class ThreadedEngine(EngineClient):
             self._post(partial(_fail, loaded, error))
             return
         self._stats = engine.stats()
-        self._post(partial(_answer, loaded))
+        self._post(partial(_answer, loaded, None))
         try:
             self._serve(engine)
         except BaseException:  # noqa: BLE001 -- nobody is above; every open attempt must hear of it
@@ -212,7 +224,12 @@ class ThreadedEngine(EngineClient):
         except ClusterError as error:
             self._post(partial(_fail, answer, error))
         else:
-            self._post(partial(_answer, answer))
+            self._post(partial(_answer, answer, None))
+
+    def _forget(self, label: Label, answer: asyncio.Future[Forgotten], engine: Engine) -> None:
+        forgotten = engine.forget(label)
+        self._stats = engine.stats()  # an engine without work makes no step that would tell
+        self._post(partial(_answer, answer, forgotten))
 
     def _deliver(self, outputs: list[StepOutput]) -> None:
         if outputs:
@@ -225,11 +242,11 @@ class ThreadedEngine(EngineClient):
             self._inbox.put(None)
 
 
-def _answer(future: asyncio.Future[None]) -> None:
+def _answer(future: asyncio.Future[Answer], value: Answer) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(value)
 
 
-def _fail(future: asyncio.Future[None], error: BaseException) -> None:
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)

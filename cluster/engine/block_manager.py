@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from cluster.engine.eviction import Eviction
+from cluster.engine.page_owner import Owner, Owners
 from cluster.engine.page_tree import Node, PageTree
 from cluster.engine.tenant_pages import Tenant, TenantPages
 from cluster.engine.tenant_use import OTHER, Counts, TenantLedger, TenantUse
+from cluster.protocol import Forgotten
 
 _NOTHING = TenantPages()
 
@@ -31,6 +33,7 @@ class BlockTable:
     """The pages of one sequence.
 
     Attributes:
+        owner: whose are the pages that it computes.
         pages: page numbers in order, int32.
         path: the nodes of the leading pages, root first; ``pages[i]`` is ``path[i + 1].page``. Pages beyond the path
             are this table's alone.
@@ -39,6 +42,7 @@ class BlockTable:
     """
 
     tenant: Tenant
+    owner: Owner
     pages: array[int] = field(default_factory=lambda: array("i"))
     path: list[Node] = field(init=False)
     is_counted: bool = False
@@ -69,6 +73,7 @@ class BlockManager:
         self._tree = PageTree(num_pages=num_pages, model_id=model_id)
         # A tenant lives as long as a table or a page of its salt, so those that left cost nothing.
         self._tenants: WeakValueDictionary[str, Tenant] = WeakValueDictionary()
+        self._owners = Owners()
         self._eviction = Eviction(self._tenants)
         self._ledger = TenantLedger(max_named_tenants)
         self._num_uses = 0
@@ -104,10 +109,11 @@ class BlockManager:
         """Take the time, in seconds on the engine's clock; it never goes back."""
         self._eviction.observe(now)
 
-    def open(self, salt: str, *, weight: float = 1.0) -> BlockTable:
+    def open(self, salt: str, *, weight: float = 1.0, label: str = "") -> BlockTable:
         """An empty table whose pages are shared only with tables of the same salt.
 
         ``weight`` (positive) is the tenant's part of the cache against other tenants; the latest one given counts.
+        What the table computes can be forgotten by its ``label``.
         """
         tenant = self._tenants.get(salt)
         if tenant is None:
@@ -116,7 +122,7 @@ class BlockManager:
         if tenant.weight != weight:
             tenant.weight = weight
             self._eviction.note(salt)
-        return BlockTable(tenant)
+        return BlockTable(tenant, self._owners.of(salt, label))
 
     def extend(self, table: BlockTable, token_ids: array[int]) -> int:
         """Append the cached pages that continue ``table``; returns the tokens they hold.
@@ -165,7 +171,8 @@ class BlockManager:
         """Index the pages of ``table`` that the first ``num_computed`` tokens fill."""
         size = self.page_size
         for i in range(table.num_indexed, num_computed // size):
-            node = self._tree.add(table.path[-1], token_ids[i * size : (i + 1) * size].tobytes(), table.pages[i])
+            tokens = token_ids[i * size : (i + 1) * size].tobytes()
+            node = self._tree.add(table.path[-1], tokens, table.pages[i], table.owner)
             if node is None:  # two prefixes with one digest: the second is served, but not kept
                 return
             if node.page != table.pages[i]:
@@ -216,6 +223,39 @@ class BlockManager:
             unvisited += cached
         return found
 
+    def forget(self, salt: str, label: str) -> Forgotten:
+        """Free the pages that tables of this salt and label have computed; those in use when their last holder leaves.
+
+        A page that pages of another label continue is as much theirs: it stays, and goes when theirs are forgotten. A
+        free page cannot be found, and whoever gets it writes each of its slots before reading it; its bytes stay until
+        then. O(pages of the label).
+        """
+        owner, tenant = self._owners.erase(salt, label), self._tenants.get(salt)
+        if owner is None or tenant is None:
+            return Forgotten()
+        num_dropped = num_held = 0
+        for node in reversed(self._tree.owned_by(owner)):
+            if self._refs[node.page]:
+                num_held += 1
+            elif self._is_given_up(node):
+                self._uncache(tenant, node)
+                self._free_page(tenant, node.page)
+                num_dropped += 1
+        self._eviction.note(salt)
+        return Forgotten(dropped=num_dropped, held=num_held)
+
+    def _is_given_up(self, node: Node) -> bool:
+        """Whether nobody needs an erased owner's page, which is then no longer indexed; else it is another's now.
+
+        Nobody holds it, hence nobody holds what continues it; there, all that belonged to erased owners is gone.
+        """
+        heir = node.first_child
+        if heir is None:
+            self._tree.remove(node)
+            return True
+        self._tree.hand_over(node, heir.owner)
+        return False
+
     def clear_cache(self) -> None:
         """Forget every page that nobody holds."""
         self._evict(self.num_cached)
@@ -261,7 +301,7 @@ class BlockManager:
         now, before = self._eviction.now, tenant.cached.num_pages
         for page in pages:
             node = self._tree.nodes[page]
-            if node is None:
+            if node is None or (node.owner.is_erased and self._is_given_up(node)):
                 self._free_page(tenant, page)
                 continue
             if node.keep_until <= now:
@@ -297,6 +337,7 @@ class BlockManager:
         held = list(tables)
         self._check_states(held)
         self._tree.debug_check(self._tenants.values(), self.page_size * array("i").itemsize)
+        self._owners.debug_check()
         for tenant in self._tenants.values():
             self._check_tenant(tenant, [table for table in held if table.tenant is tenant])
         for table in held:
@@ -319,6 +360,7 @@ class BlockManager:
         for page, rank in order.items():
             node = self._tree.nodes[page]
             assert node is not None, "a cached page is not indexed"
+            assert not node.owner.is_erased, "a page of an erased owner is kept"
             parent = node.parent
             assert parent is not None, "a root is cached"
             assert order.get(parent.page, self.num_pages) > rank, "a page could go before its child"

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from cluster.engine.tenant_use import TenantUse
-from cluster.protocol import Finish, GenerateRequest, Tokens
+from cluster.protocol import Finish, Forgotten, GenerateRequest, Label, Tokens
 
 StepOutput = tuple[int, Tokens | Finish]  # (attempt, event)
 Sink = Callable[[Sequence[StepOutput]], None]
@@ -47,6 +47,10 @@ class EngineClient(Protocol):
 
     async def abort(self, attempt: int) -> None:
         """End an attempt within two steps and free its pages; unknown attempts are ignored."""
+        ...
+
+    async def forget(self, label: Label) -> Forgotten:
+        """Free the KV pages of a label after the step under way. Raises NoReplicaError when the engine has stopped."""
         ...
 
     def stats(self) -> EngineStats:

@@ -22,7 +22,7 @@ from cluster.engine.scheduler import Scheduler
 from cluster.engine.step_pace import StepWatch
 from cluster.engine.tenant_use import TenantUse
 from cluster.errors import ConfigurationError
-from cluster.protocol import GenerateRequest
+from cluster.protocol import Forgotten, GenerateRequest, Label
 
 STEP_FAILED = "step_failed"
 TENANTS_EVERY_S = 1.0  # how often a busy engine gathers the figures of its tenants
@@ -77,6 +77,10 @@ class Engine:
     def abort(self, attempt: int) -> None:
         """End an attempt now; its Finish comes with the next step. Unknown attempts are ignored."""
         self.scheduler.abort(attempt)
+
+    def forget(self, label: Label) -> Forgotten:
+        """Free the pages of a label now, those that a sequence holds when it ends."""
+        return self.scheduler.forget(label)
 
     def step(self) -> list[StepOutput]:
         """Schedule, run, take the result. Returns all events since the last step, at most one token per attempt."""

@@ -34,9 +34,13 @@ class Followers:
 
     def watch(self, prompts: Iterable[Sequence]) -> None:
         """Take ``prompts``, which are being computed in the batch, for the possible leaders of this step."""
-        self._leaders.clear()
+        self.end_step()
         for seq in prompts:
             self.add_leader(seq)
+
+    def end_step(self) -> None:
+        """Forget the leaders of a step, and with them the ids that they were computing."""
+        self._leaders.clear()
 
     def add_leader(self, seq: Sequence) -> None:
         """Take ``seq``, which came into the batch, for a possible leader too."""

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from cluster.engine.page_owner import NOBODY, Owner
+
 KEY_BYTES = 16
 
 
@@ -23,6 +25,7 @@ class Node:
     Attributes:
         key: 128 bit digest of the path down to here.
         tokens: the page's token ids as int32 bytes; compared on every hit, the key alone is not trusted.
+        owner: whose page it is; see ``page_owner``.
         keep_until: whole seconds on the engine's clock until which somebody wished to find the page again. While it
             lies ahead, a parent's is never before its child's: who releases a page releases its whole path.
     """
@@ -31,6 +34,7 @@ class Node:
     parent: Node | None
     tokens: bytes
     page: int
+    owner: Owner = NOBODY
     keep_until: int = 0
     first_child: Node | None = field(default=None, repr=False)
     next_sibling: Node | None = field(default=None, repr=False)
@@ -89,16 +93,19 @@ class PageTree:
             return None
         return node
 
-    def add(self, parent: Node, tokens: bytes, page: int) -> Node | None:
-        """Index ``page``; returns the node of the page that is indexed with this content, which may be another.
+    def add(self, parent: Node, tokens: bytes, page: int, owner: Owner) -> Node | None:
+        """Index ``page`` of ``owner``; returns the node of the page indexed with this content, which may be another.
 
         None, and nothing is indexed, if another content has the same key.
         """
         key = digest(parent.key, tokens)
         node = self._index.get(key)
         if node is None:
-            node = self._index[key] = self.nodes[page] = Node(key=key, parent=parent, tokens=tokens, page=page)
+            node = Node(key=key, parent=parent, tokens=tokens, page=page, owner=owner)
+            self._index[key] = self.nodes[page] = node
             node.link()
+            if parent.owner is not owner:
+                owner.heads.add(page)
         elif node.parent is not parent or node.tokens != tokens:
             return None
         return node
@@ -108,6 +115,22 @@ class PageTree:
         node.unlink()
         self.nodes[node.page] = None
         del self._index[node.key]
+        node.owner.heads.discard(node.page)
+
+    def hand_over(self, node: Node, owner: Owner) -> None:
+        """Make a page another owner's."""
+        assert node.parent is not None, "a root belongs to nobody"
+        node.owner.heads.discard(node.page)
+        node.owner = owner
+        if node.parent.owner is not owner:
+            owner.heads.add(node.page)
+
+    def owned_by(self, owner: Owner) -> list[Node]:
+        """The pages of ``owner``, parents before their children. O(these and their children)."""
+        nodes = [node for page in owner.heads if (node := self.nodes[page]) is not None and _is_head(node)]
+        for node in nodes:  # grows on the way
+            nodes += [child for child in node.children() if child.owner is owner]
+        return nodes
 
     def debug_check(self, roots: Iterable[Node], page_bytes: int) -> None:
         """Assert that the tree below ``roots`` is whole, and every key that of its path. O(pages)."""
@@ -123,6 +146,21 @@ class PageTree:
         linked = [(node, child) for node in (*roots, *indexed.values()) for child in node.children()]
         assert all(child.parent is node for node, child in linked), "a page is linked below another than its parent"
         assert Counter(child.page for _, child in linked) == Counter(list(indexed)), "children are miscounted"
+        self._check_owners()
+
+    def _check_owners(self) -> None:
+        owned: dict[Owner, list[int]] = {}
+        for node in self._index.values():
+            owned.setdefault(node.owner, []).append(node.page)
+        for owner, pages in owned.items():
+            assert owner.heads <= set(pages), "an owner names a page that is not its own"
+            assert sorted(node.page for node in self.owned_by(owner)) == sorted(pages), "an owner's page is not found"
+        assert not NOBODY.heads, "a page belongs to nobody"
+
+
+def _is_head(node: Node) -> bool:
+    """Whether a page does not continue one of its owner's."""
+    return node.parent is not None and node.parent.owner is not node.owner
 
 
 def digest(parent: bytes, tokens: bytes) -> bytes:

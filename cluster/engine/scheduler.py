@@ -31,7 +31,7 @@ from cluster.engine.planner import Planner
 from cluster.engine.queue import Queue
 from cluster.engine.sequence import Sequence, SequenceState
 from cluster.errors import InvalidRequestError
-from cluster.protocol import FinishReason, GenerateRequest, Logprobs
+from cluster.protocol import FinishReason, Forgotten, GenerateRequest, Label, Logprobs
 
 DEADLINE_EXCEEDED = "deadline_exceeded"
 NON_FINITE = "non_finite_logits"
@@ -110,7 +110,7 @@ class Scheduler:
         if request.attempt in self._sequences:
             raise InvalidRequestError("The attempt is running already.", param="attempt")
         self.admission.check(request, self.running, self.waiting, self.planner.accounts)
-        table = self.blocks.open(request.tenant, weight=request.weight)
+        table = self.blocks.open(request.tenant, weight=request.weight, label=request.pin_key)
         seq = Sequence.from_request(request, arrival=self._num_arrived, now=now, table=table, guide=guide)
         self._num_arrived += 1
         self.counters.prompt_tokens += seq.num_prompt
@@ -128,6 +128,14 @@ class Scheduler:
         if seq is not None:
             self._finish(seq, FinishReason.ABORTED)
             self._drop_finished()
+
+    def forget(self, label: Label) -> Forgotten:
+        """Free the pages of a label; see ``BlockManager.forget``. Not between ``schedule`` and ``update``.
+
+        Sequences of the label go on, and their pages go with them: it is for their owners to end them.
+        """
+        self.planner.followers.end_step()
+        return self.blocks.forget(label.tenant, label.pin_key)
 
     def abandon(self, error: str) -> list[StepOutput]:
         """The last events of every attempt when the engine cannot go on: others may. Pages are not looked at."""

@@ -9,6 +9,7 @@ from cluster.engine.block_manager import BlockManager, BlockTable
 from cluster.engine.eviction import Eviction
 from cluster.engine.page_tree import Node, PageTree
 from cluster.engine.tenant_pages import Tenant
+from cluster.protocol import Forgotten
 
 
 class ForgetsHolders(BlockManager):
@@ -45,9 +46,9 @@ class _TreeWithoutPrefixes(PageTree):
 class IgnoresTheSalt(BlockManager):
     """Lets tenants find each other's pages."""
 
-    def open(self, salt: str, *, weight: float = 1.0) -> BlockTable:
+    def open(self, salt: str, *, weight: float = 1.0, label: str = "") -> BlockTable:
         del salt
-        return super().open("everyone", weight=weight)
+        return super().open("everyone", weight=weight, label=label)
 
 
 class IndexesTooEarly(BlockManager):
@@ -130,6 +131,24 @@ class IgnoresTheWish(BlockManager):
     def release(self, table: BlockTable, *, keep_until: float = 0.0) -> None:
         del keep_until
         super().release(table)
+
+
+class ForgetsTheCacheOnly(BlockManager):
+    """Lets running sequences keep what was to be forgotten."""
+
+    def forget(self, salt: str, label: str) -> Forgotten:
+        owner = self._owners.of(salt, label)
+        forgotten = super().forget(salt, label)
+        owner.is_erased = False
+        return forgotten
+
+
+class LeavesErasedPages(BlockManager):
+    """Keeps what was to be forgotten as long as nobody needs the room."""
+
+    def _is_given_up(self, node: Node) -> bool:
+        del node
+        return False
 
 
 BROKEN = [

@@ -31,6 +31,7 @@ def make_request(
     deadline_s: float | None = None,
     priority: int = 0,
     weight: float = 1.0,
+    pin_key: str = "",
 ) -> GenerateRequest:
     """A request with the fields that matter to an engine."""
     sampling = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop_ids=stop_ids)
@@ -44,6 +45,7 @@ def make_request(
         deadline_s=deadline_s,
         priority=priority,
         weight=weight,
+        pin_key=pin_key,
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from cluster.engine.client import EngineClient, EngineStats, Sink, StepOutput
-from cluster.protocol import Finish, FinishReason, GenerateRequest, Tokens, Usage
+from cluster.protocol import Finish, FinishReason, Forgotten, GenerateRequest, Label, Tokens, Usage
 from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 
 LOG_VARIABLE = "PACED_ENGINE_LOG"
@@ -85,6 +85,11 @@ class PacedEngine(EngineClient):
         """Take the row away without a word."""
         with self._wanted:
             self._rows.pop(attempt, None)
+
+    async def forget(self, label: Label) -> Forgotten:
+        """It keeps nothing."""
+        del label
+        return Forgotten()
 
     def stats(self) -> EngineStats:
         """Rows only."""

@@ -7,6 +7,7 @@ last events: that frees the device for whoever replaces it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import math
 import os
@@ -29,6 +30,8 @@ from cluster.engine.process.messages import (
     Accepted,
     Begin,
     Command,
+    Forget,
+    Forgot,
     NotStarted,
     Refused,
     Report,
@@ -42,7 +45,7 @@ from cluster.engine.process.messages import (
 )
 from cluster.engine.process.vitals import BEAT_S, SharedVitals
 from cluster.engine.step_pace import StepWatch
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, NoReplicaError
 from cluster.faults import to_fault
 
 Factory = Callable[[bytes, StepWatch], ThreadedEngine]
@@ -113,6 +116,8 @@ class EngineHost:
                     waiting.cancel()
             case Abort():
                 self._own(self._running.abort(command.attempt))
+            case Forget():
+                self._own(self._forget(command))
             case Begin():
                 self._own(self._start(command.config))
             case Stop():
@@ -137,6 +142,10 @@ class EngineHost:
             self._send(Refused(command.number, to_fault(error)))
         else:
             self._send(Accepted(command.number))
+
+    async def _forget(self, command: Forget) -> None:
+        with contextlib.suppress(NoReplicaError):  # it has crashed: the parent hears that from the end of the link
+            self._send(Forgot(command.number, await self._running.forget(command.label)))
 
     async def _stop(self) -> None:
         await self._running.stop()

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -22,6 +23,8 @@ from cluster.engine.process.messages import (
     Accepted,
     Begin,
     Command,
+    Forget,
+    Forgot,
     NotStarted,
     Refused,
     Report,
@@ -39,9 +42,11 @@ from cluster.engine.step_pace import StepTimes
 from cluster.engine.unavailable import ENGINE_CRASHED, not_running, require_room
 from cluster.errors import ClusterError
 from cluster.faults import to_error
-from cluster.protocol import Finish, FinishReason, GenerateRequest, Tokens, Usage
+from cluster.protocol import Finish, FinishReason, Forgotten, GenerateRequest, Label, Tokens, Usage
 
 log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -86,6 +91,7 @@ class ProcessEngine(EngineClient):
         self._link: Link[Report] = Link(reports(), self._take, self._ended)
         self._numbers = itertools.count()
         self._pending: dict[int, asyncio.Future[None]] = {}  # submits that the child has not answered
+        self._forgetting: dict[int, asyncio.Future[Forgotten]] = {}  # forgets that it has not answered
         self._open: dict[int, _Open] = {}
         self._stats = EngineStats()
         self._times: StepTimes | None = None
@@ -162,6 +168,18 @@ class ProcessEngine(EngineClient):
             entry.is_aborted = True
             self._send(Abort(attempt))
 
+    async def forget(self, label: Label) -> Forgotten:
+        """See ``EngineClient.forget``. It is done even if the caller does not wait for the answer."""
+        if not self._is_open:
+            raise not_running()
+        number = next(self._numbers)
+        answer = self._forgetting[number] = self._loop.create_future()
+        self._send(Forget(number, label))
+        try:
+            return await answer
+        finally:
+            self._forgetting.pop(number, None)
+
     def stats(self) -> EngineStats:
         """The snapshot that came with the latest step."""
         return self._stats
@@ -206,10 +224,13 @@ class ProcessEngine(EngineClient):
                 self._answer(report.number, None)
             case Refused():
                 self._answer(report.number, to_error(report.fault))
+            case Forgot():
+                if answer := self._forgetting.pop(report.number, None):
+                    _settle(answer, report.forgotten)
             case Started():
                 _settle(self._loaded, None)
             case NotStarted():
-                _settle(self._loaded, to_error(report.fault))
+                _fail(self._loaded, to_error(report.fault))
 
     def _take_step(self, step: Step) -> None:
         tenants = self._stats.tenants if step.tenants is None else step.tenants
@@ -229,7 +250,7 @@ class ProcessEngine(EngineClient):
 
     def _answer(self, number: int, error: Exception | None) -> None:
         if answer := self._pending.pop(number, None):
-            _settle(answer, error)
+            _settle(answer, None) if error is None else _fail(answer, error)
 
     def _deliver(self, outputs: list[StepOutput]) -> None:
         if outputs:
@@ -256,6 +277,8 @@ class ProcessEngine(EngineClient):
         self._pulse = self._times = None  # the shared memory goes with the last look at it
         for number in list(self._pending):
             self._answer(number, not_running())
+        for answer in self._forgetting.values():
+            _fail(answer, not_running())
         reason, error = (FinishReason.ABORTED, "") if is_wanted else (FinishReason.MOVED, ENGINE_CRASHED)
         self._deliver([(attempt, entry.finish(reason, error)) for attempt, entry in self._open.items()])
         self._open.clear()
@@ -268,17 +291,18 @@ class ProcessEngine(EngineClient):
         if self._has_died:
             self._child.kill()  # it has closed the link, so it serves nobody
         how = describe_exit(await asyncio.to_thread(self._child.reap))
-        _settle(self._loaded, ClusterError(f"The engine's process ended while it loaded the model ({how})."))
+        _fail(self._loaded, ClusterError(f"The engine's process ended while it loaded the model ({how})."))
         if self._has_died:
             log.error("engine.process_died", pid=self.pid, how=how)
 
 
-def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
+def _settle(future: asyncio.Future[Result], value: Result) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
         future.set_exception(error)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from cluster.engine.client import EngineStats
 from cluster.engine.tenant_use import TenantUse
 from cluster.faults import Fault
-from cluster.protocol import Finish, GenerateRequest, Tokens
+from cluster.protocol import Finish, Forgotten, GenerateRequest, Label, Tokens
 
 _LENGTH = struct.Struct("<I")
 
@@ -45,11 +45,18 @@ class Abort(msgspec.Struct, frozen=True, tag="abort", array_like=True):
     attempt: int
 
 
+class Forget(msgspec.Struct, frozen=True, tag="forget", array_like=True):
+    """Free the KV pages of a label; answered with ``Forgot`` of the same number."""
+
+    number: int
+    label: Label
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):
     """Abort what runs, report it, and end the process."""
 
 
-Command = Begin | Submit | Withdraw | Abort | Stop
+Command = Begin | Submit | Withdraw | Abort | Forget | Stop
 
 
 class Started(msgspec.Struct, frozen=True, tag="started", array_like=True):
@@ -75,6 +82,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused", array_like=True):
     fault: Fault
 
 
+class Forgot(msgspec.Struct, frozen=True, tag="forgot", array_like=True):
+    """What that forget has freed."""
+
+    number: int
+    forgotten: Forgotten
+
+
 class Step(msgspec.Struct, frozen=True, tag="step", array_like=True):
     """Everything one engine step brought, for all attempts, and the figures after it.
 
@@ -87,7 +101,7 @@ class Step(msgspec.Struct, frozen=True, tag="step", array_like=True):
     tenants: dict[str, TenantUse] | None = None
 
 
-Report = Started | NotStarted | Accepted | Refused | Step
+Report = Started | NotStarted | Accepted | Refused | Forgot | Step
 
 Incoming = TypeVar("Incoming")
 

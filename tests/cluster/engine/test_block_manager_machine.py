@@ -1,7 +1,8 @@
 """Any order of sequences, wishes, failures and evictions keeps the page cache right, and takes exactly the right pages.
 
 The machine keeps its own notes on every cached page and knows the rule of ``eviction`` in its plainest form, one page
-after another; whatever is evicted must be what the rule names. Weights are powers of two, so that shares compare
+after another; whatever is evicted must be what the rule names. It also knows who made every page, and what of that is
+forgotten must be gone, and nothing else. Weights are powers of two, so that shares compare
 without rounding.
 """
 
@@ -19,8 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from cluster.engine.block_manager import BlockManager, BlockTable
+from cluster.engine.page_owner import Owner
 from cluster.engine.page_tree import Node
-from tests.fakes.broken_block_managers import BROKEN, IgnoresTheWish
+from cluster.protocol import Forgotten
+from tests.fakes.broken_block_managers import BROKEN, ForgetsTheCacheOnly, IgnoresTheWish, LeavesErasedPages
 
 PAGE = 2
 FAST = settings(max_examples=60, stateful_step_count=50, suppress_health_check=list(HealthCheck))
@@ -62,9 +65,12 @@ def merge(unkept: list[int], expired: list[int], used: dict[int, int]) -> list[i
 
 
 class Watched(BlockManager):
-    """Compares every eviction with the plain rule.
+    """Compares every eviction and every forgetting with the plain rule.
 
     Attributes:
+        makers: whose an indexed page is, by the page's key.
+        owners: by salt and label the one that was not forgotten.
+        erased: those that were.
         time: as last observed.
         ends: the second in which the wish for an indexed page ends, by the page's key; 0: none.
         used: when an indexed page was released last, by its key.
@@ -76,6 +82,45 @@ class Watched(BlockManager):
         self.ends: dict[bytes, int] = {}
         self.used: dict[bytes, int] = {}
         self.num_releases = 0
+        self.makers: dict[bytes, Owner] = {}
+        self.owners: dict[tuple[str, str], Owner] = {}
+        self.erased: set[Owner] = set()
+
+    def open(self, salt: str, *, weight: float = 1.0, label: str = "") -> BlockTable:
+        table = super().open(salt, weight=weight, label=label)
+        assert table.owner is self.owners.setdefault((salt, label), table.owner), "a label has two owners"
+        return table
+
+    def commit(self, table: BlockTable, token_ids: array[int], num_computed: int) -> None:
+        self.drop_notes()
+        super().commit(table, token_ids, num_computed)
+        for node in table.path[1:]:
+            assert self.makers.setdefault(node.key, table.owner) is node.owner, "a page is another's than its maker's"
+
+    def forget(self, salt: str, label: str) -> Forgotten:
+        erased = self.owners.pop((salt, label), None)
+        if erased is not None:
+            self.erased.add(erased)
+        nodes = list(self._tree._index.values())
+        mine = [node for node in nodes if self.makers[node.key] is erased]
+        held = [node for node in mine if self._refs[node.page]]
+        goes = {node for node in mine if not self._refs[node.page] and not self.is_needed(node)}
+        forgotten = super().forget(salt, label)
+        assert set(nodes) - set(self._tree._index.values()) == goes, "the wrong pages were forgotten"
+        assert forgotten == Forgotten(dropped=len(goes), held=len(held))
+        self.note_heirs(mine)
+        return forgotten
+
+    def is_needed(self, node: Node) -> bool:
+        """Whether a page belongs to one that is not erased, or such a page continues it."""
+        return self.makers[node.key] not in self.erased or any(self.is_needed(child) for child in node.children())
+
+    def note_heirs(self, nodes: list[Node]) -> None:
+        """Take note of whose the unheld ones of erased makers have become."""
+        for node in nodes:
+            if self.makers[node.key] in self.erased and node.key in self._tree._index and not self._refs[node.page]:
+                assert node.owner in [child.owner for child in node.children()], "a page became a stranger's"
+                self.makers[node.key] = node.owner
 
     def observe(self, now: float) -> None:
         super().observe(now)
@@ -86,7 +131,11 @@ class Watched(BlockManager):
             self.num_releases += 1
             end = max(self.ends.get(node.key, 0), math.ceil(keep_until))
             self.ends[node.key], self.used[node.key] = end if end > self.time else 0, self.num_releases
+        path = [node for node in table.path[1:] if self._tree.nodes[node.page] is node]
         super().release(table, keep_until=keep_until)
+        for node in path:
+            assert self.is_needed(node) == (node.key in self._tree._index) or self._refs[node.page], "kept, or lost"
+        self.note_heirs(path)
 
     def cached(self) -> list[Node]:
         return [node for node in self._tree._index.values() if not self._refs[node.page]]
@@ -120,9 +169,10 @@ class Watched(BlockManager):
         super()._evict(num_pages)
         assert before - {node.page for node in self.cached()} == expected, "the wrong pages were evicted"
 
-    def forget(self) -> None:
+    def drop_notes(self) -> None:
         """Drop the notes on pages that are not indexed any more."""
         self.ends = {key: end for key, end in self.ends.items() if key in self._tree._index}
+        self.makers = {key: maker for key, maker in self.makers.items() if key in self._tree._index}
 
 
 @dataclass
@@ -155,10 +205,11 @@ class CacheMachine(RuleBasedStateMachine):
         weight=st.sampled_from([1.0, 1.0, 2.0, 0.5]),
         ids=st.lists(st.integers(0, 1), min_size=1, max_size=16),
         uncomputed=st.integers(0, 3),
+        label=st.sampled_from("xy"),
     )
-    def submit(self, salt: str, weight: float, ids: list[int], uncomputed: int) -> None:
+    def submit(self, salt: str, weight: float, ids: list[int], uncomputed: int, label: str) -> None:
         """Look a prompt up and compute the rest of it, or wait for room in vain."""
-        table, token_ids = self.manager.open(salt, weight=weight), array("i", ids)
+        table, token_ids = self.manager.open(salt, weight=weight, label=label), array("i", ids)
         found = self.manager.extend(table, token_ids)
         assert found <= (len(ids) - 1) // PAGE * PAGE
         if not self.manager.grow(table, len(ids)):
@@ -201,6 +252,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.manager.discard(self.sequences.pop(data.draw(st.integers(0, len(self.sequences) - 1))).table)
         self.check()
 
+    @rule(salt=st.sampled_from("abc"), label=st.sampled_from("xy"))
+    def forget(self, salt: str, label: str) -> None:
+        self.manager.forget(salt, label)
+        self.check()
+
     @rule(seconds=st.sampled_from([0.4, 1.0, 5.0]))
     def pass_time(self, seconds: float) -> None:
         self.manager.observe(self.manager.time + seconds)
@@ -212,7 +268,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.check()
 
     def check(self) -> None:
-        self.manager.forget()
+        self.manager.drop_notes()
         self.manager.debug_check([seq.table for seq in self.sequences])
         for seq in self.sequences:
             assert seq.table.num_indexed == seq.num_computed // PAGE, "what is computed and what is indexed differ"
@@ -246,7 +302,7 @@ def test_cache_survives_many_orders_of_events() -> None:
 
 def drive(broken: type[BlockManager]) -> None:
     """A fixed busy workload by the machine's own rules."""
-    for seed in range(3):
+    for seed in range(6):
         drive_once(broken, seed)
 
 
@@ -255,15 +311,17 @@ def drive_once(broken: type[BlockManager], seed: int) -> None:
     machine = type("DrivenMachine", (CacheMachine,), {"broken": broken})()
     machine.start(num_pages=14)
     for _ in range(150):
-        act = rng.randrange(7)
+        act = rng.randrange(8)
         if act < 3:
             ids = [rng.randrange(2)] * rng.randrange(1, 9) + [rng.randrange(3)] * rng.randrange(1, 7)
-            machine.submit(rng.choice("abc"), rng.choice([1.0, 2.0]), ids, rng.choice([0, 0, 6]))
+            machine.submit(rng.choice("abc"), rng.choice([1.0, 2.0]), ids, rng.choice([0, 0, 6]), rng.choice("xy"))
         elif act < 5 and machine.sequences:
             table = machine.sequences.pop(rng.randrange(len(machine.sequences))).table
             machine.manager.release(table, keep_until=machine.manager.time + rng.choice([0.5, 5.0, 50.0]))
         elif act < 6 and machine.sequences:
             machine.compute_rest(rng.choice(machine.sequences))
+        elif act < 7:
+            machine.forget(rng.choice("abc"), rng.choice("xy"))
         else:
             machine.pass_time(1.0)
         machine.check()
@@ -275,7 +333,7 @@ def test_workload_passes_with_the_real_block_manager() -> None:
     drive(BlockManager)
 
 
-@pytest.mark.parametrize("broken", [*BROKEN, IgnoresTheWish])
+@pytest.mark.parametrize("broken", [*BROKEN, IgnoresTheWish, ForgetsTheCacheOnly, LeavesErasedPages])
 def test_broken_block_manager_is_noticed(broken: type[BlockManager]) -> None:
     """Each deliberate mistake is found."""
     with pytest.raises((AssertionError, KeyError, IndexError)):

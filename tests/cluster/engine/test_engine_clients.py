@@ -23,7 +23,7 @@ from cluster.errors import (
     NoReplicaError,
     OverloadedError,
 )
-from cluster.protocol import FinishReason, GenerateRequest
+from cluster.protocol import FinishReason, Forgotten, GenerateRequest, Label
 from tests.fakes.engine_driver import CONFIG, make_request
 from tests.fakes.fake_runner import expected_output
 from tests.fakes.listener import Listener
@@ -153,6 +153,45 @@ async def test_figures_tell_the_use_of_the_cache_by_tenant(started: Start) -> No
             "acme": TenantUse(cached_pages=3, hit_tokens=8, miss_tokens=8),
             "other": TenantUse(cached_pages=3, miss_tokens=8),
         }
+
+
+async def test_what_is_forgotten_is_not_found_again(started: Start) -> None:
+    """Others keep theirs; the figures of an engine without work tell it."""
+    async with started() as rig:
+
+        async def cached_tokens(attempt: int, pin_key: str) -> int:
+            prompt = [1 if pin_key == "x" else 2] * 9
+            await rig.engine.submit(make_request(attempt, prompt, max_new_tokens=4, pin_key=pin_key))
+            return (await rig.listener.finish(attempt)).usage.cached_tokens
+
+        assert [await cached_tokens(attempt, pin_key) for attempt, pin_key in enumerate("xyx")] == [0, 0, 8]
+        assert await rig.engine.forget(Label(tenant="a", pin_key="x")) == Forgotten(dropped=3)
+        await until(lambda: rig.engine.stats().pages_cached == 3)
+        assert [await cached_tokens(attempt, pin_key) for attempt, pin_key in enumerate("xy", 3)] == [0, 8]
+
+
+async def test_a_running_answer_leaves_no_page_of_what_was_forgotten(started: Start) -> None:
+    """It goes on to its end, and all its pages with it."""
+    async with started() as rig:
+        rig.steering.hold()
+        submit = asyncio.create_task(rig.engine.submit(make_request(1, [1] * 9, max_new_tokens=30, pin_key="x")))
+        await stepping(rig, submit.done)
+        await stepping(rig, lambda: rig.engine.stats().output_tokens > 0)
+        forget = asyncio.create_task(rig.engine.forget(Label(tenant="a", pin_key="x")))
+        await stepping(rig, forget.done)
+        rig.steering.allow()
+        assert (await rig.listener.finish(1)).reason is FinishReason.LENGTH
+        assert forget.result().held > 0
+        await until(lambda: rig.engine.stats().pages_active == 0)
+        assert rig.engine.stats().pages_cached == 0
+
+
+async def test_an_engine_that_has_stopped_forgets_nothing(started: Start) -> None:
+    """Its pages went with it, and whoever asks hears that it is not there."""
+    async with started() as rig:
+        await rig.engine.stop()
+        with pytest.raises(NoReplicaError):
+            await rig.engine.forget(Label(tenant="a", pin_key="x"))
 
 
 async def test_figures_of_steps_that_emit_nothing_are_told_too(started: Start) -> None:

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from cluster.engine import scheduler as scheduler_module
 from cluster.engine.block_manager import BlockManager
 from cluster.errors import CallerError, OverloadedError
-from cluster.protocol import GenerateRequest
+from cluster.protocol import GenerateRequest, Label
 from tests.fakes.broken_block_managers import (
     BROKEN,
     IgnoresThePrefix,
@@ -66,6 +66,7 @@ class EngineMachine(RuleBasedStateMachine):
         stop_ids=st.sampled_from([(), (7,), tuple(range(12))]),
         deadline_s=st.sampled_from([None, None, 3.0]),
         kept=st.sampled_from([0, 0, 0, 4, 11]),
+        pin_key=st.sampled_from("xy"),
         is_bad=st.sampled_from([False] * 9 + [True]),
     )
     def submit(
@@ -83,6 +84,7 @@ class EngineMachine(RuleBasedStateMachine):
         stop_ids,
         deadline_s,
         kept,
+        pin_key,
         is_bad,
     ) -> None:
         request = make_request(
@@ -96,6 +98,7 @@ class EngineMachine(RuleBasedStateMachine):
             seed=seed,
             stop_ids=stop_ids,
             deadline_s=deadline_s,
+            pin_key=pin_key,
         )
         forced = expected_output(request)[: 0 if is_bad else kept]
         self.submit_one(msgspec.structs.replace(request, output_ids=forced))
@@ -129,6 +132,11 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
         self.driver.engine.abort(data.draw(st.sampled_from(self.driver.live)))
+        self.driver.check()
+
+    @rule(tenant=st.sampled_from("ab"), pin_key=st.sampled_from("xy"))
+    def forget(self, tenant: str, pin_key: str) -> None:
+        self.driver.engine.forget(Label(tenant=tenant, pin_key=pin_key))
         self.driver.check()
 
     @rule(seconds=st.sampled_from([1.0, 2.5]))

@@ -16,6 +16,8 @@ from cluster.engine.process.messages import (
     Accepted,
     Begin,
     Command,
+    Forget,
+    Forgot,
     Report,
     Started,
     Step,
@@ -27,7 +29,7 @@ from cluster.engine.process.messages import (
     reports,
 )
 from cluster.engine.tenant_use import TenantUse
-from cluster.protocol import Finish, FinishReason, Logprobs, Tokens, Usage
+from cluster.protocol import Finish, FinishReason, Forgotten, Label, Logprobs, Tokens, Usage
 from tests.fakes.engine_driver import make_request
 
 END = Finish(
@@ -38,11 +40,13 @@ COMMANDS: list[Command] = [
     Submit(7, make_request(2**64 - 1, [1, 2, 3], output_ids=[4], deadline_s=2.0)),
     Withdraw(7),
     Abort(2**64 - 1),
+    Forget(8, Label(tenant="acme", pin_key="x")),
     Stop(),
 ]
 REPORTS: list[Report] = [
     Started(),
     Accepted(7),
+    Forgot(8, Forgotten(dropped=5, held=1)),
     Step([(2**64 - 1, Tokens(start=0, ids=[5], cached_tokens=2)), (3, END)], EngineStats(steps=9, prefill_rate=0.5), 1),
     Step([], EngineStats(), 0, {"acme": TenantUse(1, 2, 3, 4, 5), "other": TenantUse()}),
     Step([], EngineStats(), 0),
