@@ -166,7 +166,8 @@ class ThreadedEngine(EngineClient):
             raise not_running()
 
     def _refuse_pending(self) -> None:
-        for answer in [*self._pending, *self._forgetting]:
+        answers: list[asyncio.Future[Any]] = [*self._pending, *self._forgetting]
+        for answer in answers:
             _fail(answer, not_running())
 
     # -- in the thread ----------------------------------------------------------------------------------------------

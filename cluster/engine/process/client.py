@@ -173,7 +173,8 @@ class ProcessEngine(EngineClient):
         if not self._is_open:
             raise not_running()
         number = next(self._numbers)
-        answer = self._forgetting[number] = self._loop.create_future()
+        answer: asyncio.Future[Forgotten] = self._loop.create_future()
+        self._forgetting[number] = answer
         self._send(Forget(number, label))
         try:
             return await answer

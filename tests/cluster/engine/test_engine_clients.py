@@ -443,12 +443,15 @@ async def test_crash_moves_every_attempt(started: Start) -> None:
         await rig.steering.held()
         rig.steering.crash()
         pending = asyncio.create_task(rig.engine.submit(long_request(2)))
+        forget = asyncio.create_task(rig.engine.forget(Label(tenant="a", pin_key="x")))
         await begun(pending)
         rig.steering.allow()
         finish = await rig.listener.finish(1)
         assert (finish.reason, finish.error, finish.total) == (FinishReason.MOVED, "engine_crashed", 4)
         with pytest.raises(NoReplicaError):
             await pending
+        with pytest.raises(NoReplicaError):
+            await forget
         await until(rig.engine.is_stalled)
         assert rig.engine.stalled_for_s() == math.inf
         with pytest.raises(NoReplicaError):
