@@ -17,6 +17,7 @@ from cluster.metrics.deployment import LoadingDesk, Reporter
 from cluster.protocol import GenerateRequest
 from cluster.replica.config import ReplicaConfig
 from cluster.replica.engine import build_engine
+from cluster.replica.forgetting import decode_labels, encode_emptied
 from cluster.replica.load import figures
 from cluster.replica.loading import signed_in
 from cluster.replica.metrics import EngineFamilies
@@ -67,6 +68,10 @@ class Replica:
         first, is_first_full = route.get("first", ""), route.get("is_first_full", False)
         why = reason(wish, first=first, is_first_full=is_first_full, chosen=self._incarnation)
         return encode_outcome(await self._turns.generate(request, rank=self._rank(), why=why))
+
+    async def forget(self, payload: bytes) -> bytes:
+        """Drop the KV of labels, see ``cluster.replica.forgetting``. Owners call it on every replica at once."""
+        return encode_emptied(self._incarnation, await self._turns.forget(decode_labels(payload)))
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """Facts the routers learn once."""

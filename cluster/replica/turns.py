@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from cluster.channel.dialer import ChannelDialer
 from cluster.engine.client import EngineClient, StepOutput
 from cluster.errors import ChannelError, ClusterError
-from cluster.protocol import Finish, GenerateRequest, Served
+from cluster.protocol import Finish, Forgotten, GenerateRequest, Label, Served
+from cluster.replica.forgetting import total
 from cluster.replica.outcome import Done, Outcome, refusal
 
 STALL_CHECK_S = 0.5
+FORGET_S = 2.0  # nobody waits longer for the answer
 
 
 class ReplicaTurns:
@@ -72,6 +74,16 @@ class ReplicaTurns:
         finally:
             self._ends.pop(attempt, None)
             self._channels.forget(attempt)
+
+    async def forget(self, labels: Sequence[Label]) -> Forgotten:
+        """Free the KV pages of all labels.
+
+        Raises:
+            NoReplicaError: the engine has died.
+            TimeoutError: the engine hangs in a step. It forgets them behind it.
+        """
+        async with asyncio.timeout(FORGET_S):
+            return total(await asyncio.gather(*[self._engine.forget(label) for label in labels]))
 
     def _require_life(self) -> None:
         if self._engine.is_stalled():

@@ -6,7 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from cluster.engine.client import EngineClient, StepOutput
-from cluster.protocol import Event, Finish, GenerateRequest, Served, Tokens
+from cluster.errors import NoReplicaError
+from cluster.protocol import Event, Finish, GenerateRequest, Label, Served, Tokens
+from cluster.replica.forgetting import total
+from services.backend.base import Erased
+
+FORGET_S = 2.0
 
 
 class LocalBackend:
@@ -41,6 +46,18 @@ class LocalBackend:
             del self._mailboxes[request.attempt]
             if not is_done:
                 await self._engine.abort(request.attempt)
+
+    async def forget(self, labels: Sequence[Label]) -> Erased:
+        """See ``Backend.forget``. An engine that has ended has nothing left to forget."""
+        name = frozenset({self._served.incarnation})
+        try:
+            async with asyncio.timeout(FORGET_S):
+                forgotten = total([await self._engine.forget(label) for label in labels])
+        except TimeoutError:
+            return Erased(missed=name)
+        except NoReplicaError:
+            return Erased()
+        return Erased(forgotten.dropped, forgotten.held, reached=name)
 
     def _deliver(self, outputs: Sequence[StepOutput]) -> None:
         for attempt, output in outputs:

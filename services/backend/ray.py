@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
 from ray.exceptions import RayError
+from ray.serve._private.replica_result import ReplicaResult
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from cluster.channel.listener import ChannelListener, Lost, Mailbox
 from cluster.errors import ChannelError, ClusterError, NoReplicaError, OverloadedError
-from cluster.protocol import Event, Finish, GenerateRequest, Served, Tokens
+from cluster.protocol import Event, Finish, GenerateRequest, Label, Served, Tokens
+from cluster.replica.forgetting import decode_emptied, encode_labels, total
 from cluster.replica.outcome import Done, Outcome, decode_outcome, to_error
 from cluster.router.membership import MEMBERSHIP
 from services.backend.avoidance import Avoidance
+from services.backend.base import SOMEBODY, Erased
 from services.backend.draining import DrainWatch
 from services.backend.patience import TICK_S, Patience, Waits
 
 DRAIN_CHECK_S = 0.5
 LATE_FRAMES_S = 1.0
+FORGET_S = 2.0
 
 
 class _Ended:
@@ -114,6 +118,30 @@ class RayBackend:
             if not is_done:
                 response.cancel()  # type: ignore[no-untyped-call] # Serve does not annotate it
 
+    async def forget(self, labels: Sequence[Label]) -> Erased:
+        """See ``Backend.forget``. Serve's broadcast waits in no queue: it goes to every replica that takes turns."""
+        until = asyncio.get_running_loop().time() + FORGET_S
+        try:
+            async with asyncio.timeout_at(until):
+                results = await self._broadcast("forget", encode_labels(labels))
+        except DeploymentUnavailableError:
+            return Erased(missed=MEMBERSHIP.incarnations())
+        except TimeoutError:
+            return Erased(missed=MEMBERSHIP.incarnations() or SOMEBODY)
+        emptied = [decode_emptied(answer) for answer in await _answers(results, until)]
+        forgotten = total([one.forgotten for one in emptied])
+        reached = frozenset(one.incarnation for one in emptied)
+        missed = MEMBERSHIP.incarnations() - reached
+        return Erased(forgotten.dropped, forgotten.held, reached=reached, missed=missed)
+
+    async def _broadcast(self, method: str, payload: bytes) -> list[ReplicaResult]:
+        """Call every replica; one result each, none of them awaited.
+
+        The public way to the results loses all answers when one is late; this is where it takes them from.
+        """
+        response = self._handle.options(_by_reference=False).broadcast(method, payload)
+        return await response._fetch_replica_results_async()  # noqa: SLF001
+
     def _route(self, request: GenerateRequest) -> dict[str, Any]:
         """What the router is asked; it writes what it decided into the same dictionary."""
         return {
@@ -155,6 +183,20 @@ class RayBackend:
 async def _result(response: DeploymentResponse[bytes]) -> bytes:
     data: bytes = await response
     return data
+
+
+async def _answers(results: Sequence[ReplicaResult], until: float) -> list[bytes]:
+    """What has been answered when the loop's clock is at ``until``; errors are no answers."""
+    calls = [asyncio.ensure_future(result.get_async()) for result in results]  # type: ignore[no-untyped-call] # Serve's
+    if not calls:
+        return []
+    try:
+        await asyncio.wait(calls, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+    finally:
+        for call in calls:
+            call.cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    return [answer for answer in answers if isinstance(answer, bytes)]
 
 
 async def _next(mailbox: Mailbox) -> Tokens | Finish:

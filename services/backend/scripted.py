@@ -14,9 +14,9 @@ from enum import StrEnum
 from math import log
 
 from cluster.errors import ChannelError, ClusterError, NoReplicaError, OverloadedError
-from cluster.protocol import Event, Finish, FinishReason, GenerateRequest, Logprobs, Served, Tokens, Usage
+from cluster.protocol import Event, Finish, FinishReason, GenerateRequest, Label, Logprobs, Served, Tokens, Usage
+from services.backend.base import Erased
 
-_Kept = tuple[str, str, list[int]]  # incarnation, tenant, ids
 Answer = Callable[[GenerateRequest], Sequence[int]]
 
 
@@ -49,6 +49,21 @@ _REFUSALS: dict[FaultKind, Callable[[], ClusterError]] = {
 }
 _ENDINGS = {FaultKind.MOVED: FinishReason.MOVED, FaultKind.FAILED: FinishReason.FAILED}
 _KEPT_SEQUENCES = 64  # what the pretended caches remember
+_PAGE = 16  # tokens, when the pages of these are counted
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a pretended replica has computed for one request; ``is_forgotten`` while it runs: not to be kept."""
+
+    incarnation: str
+    label: Label
+    ids: list[int]
+    is_forgotten: bool = False
+
+    def pages(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Its full pages, each named by everything up to its end."""
+        return ((self.incarnation, tuple(self.ids[:end])) for end in range(_PAGE, len(self.ids) + 1, _PAGE))
 
 
 @dataclass(slots=True)
@@ -61,6 +76,7 @@ class ScriptedBackend:
         incarnations: replicas by rank. An attempt goes to its hint's incarnation, else to the first one not avoided.
         full: replicas without room, and how long that lasts in seconds.
         faults: taken one per attempt; none left means no fault.
+        unreachable: replicas that do not hear what they are to forget.
         gate: while it is unset, an attempt that has been served waits before its next ids.
         requests: every request that came, in order.
         aborted: attempts whose stream was closed before its ``Finish``, in order.
@@ -71,10 +87,12 @@ class ScriptedBackend:
     incarnations: Sequence[str] = ("replica-a", "replica-b")
     full: Mapping[str, float] = field(default_factory=dict)
     faults: Iterable[Fault] = ()
+    unreachable: set[str] = field(default_factory=set)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[GenerateRequest] = field(default_factory=list)
     aborted: list[int] = field(default_factory=list)
     _kept: deque[_Kept] = field(default_factory=lambda: deque(maxlen=_KEPT_SEQUENCES))
+    _running: dict[int, _Kept] = field(default_factory=dict)  # by attempt
 
     def __post_init__(self) -> None:
         self.faults = iter(self.faults)
@@ -97,6 +115,29 @@ class ScriptedBackend:
         finally:
             if not finished:
                 self.aborted.append(request.attempt)
+            self._keep(request.attempt)
+
+    async def forget(self, labels: Sequence[Label]) -> Erased:
+        """See :class:`services.backend.base.Backend`."""
+        missed = self.unreachable.intersection(self.incarnations)
+        mine = [kept for kept in self._kept if kept.label in labels and kept.incarnation not in missed]
+        running = [kept for kept in self._running.values() if kept.label in labels and kept.incarnation not in missed]
+        for kept in mine:
+            self._kept.remove(kept)
+        for kept in running:
+            kept.is_forgotten = True
+        return Erased(
+            dropped=len({page for kept in mine for page in kept.pages()}),
+            held=len({page for kept in running for page in kept.pages()}),
+            reached=frozenset(self.incarnations) - missed,
+            missed=frozenset(missed),
+        )
+
+    def _keep(self, attempt: int) -> None:
+        """What an attempt has computed is found by later ones, however it ended."""
+        kept = self._running.pop(attempt, None)
+        if kept is not None and not kept.is_forgotten:
+            self._kept.append(kept)
 
     def _place(self, request: GenerateRequest) -> Served:
         free = [name for name in self.incarnations if name not in request.avoid]
@@ -118,17 +159,23 @@ class ScriptedBackend:
             end = min(end, fault.after)
         cached_tokens = self._cached_tokens(request, incarnation)
         first = len(request.output_ids)
+        running = self._begin(request, incarnation)
         for start in range(first, end, self.frame):
             await self.gate.wait()
             ids = answer[start : min(start + self.frame, end)]
+            running.ids += ids
             found = cached_tokens if start == first else None
             yield Tokens(start=start, ids=ids, cached_tokens=found, logprobs=_logprobs(ids, request.sampling.logprobs))
             await asyncio.sleep(0)  # an engine gives way between steps; so does this
-        self._kept.append((incarnation, request.tenant, request.prompt_ids + answer[:end]))
         await self.gate.wait()
         usage = Usage(prompt_tokens=len(request.prompt_ids), cached_tokens=cached_tokens, output_tokens=end)
         for event in self._ending(request, fault, answer, usage):
             yield event
+
+    def _begin(self, request: GenerateRequest, incarnation: str) -> _Kept:
+        label = Label(tenant=request.tenant, pin_key=request.pin_key)
+        running = self._running[request.attempt] = _Kept(incarnation, label, request.prompt_ids + request.output_ids)
+        return running
 
     def _ending(
         self, request: GenerateRequest, fault: Fault, answer: list[int], usage: Usage
@@ -147,8 +194,10 @@ class ScriptedBackend:
 
     def _cached_tokens(self, request: GenerateRequest, incarnation: str) -> int:
         """The longest prefix of the prompt that this replica has computed for this tenant, but for its last token."""
-        kept = (ids for name, tenant, ids in self._kept if (name, tenant) == (incarnation, request.tenant))
-        longest = max((_common_prefix(request.prompt_ids, ids) for ids in kept), default=0)
+        found = [
+            kept.ids for kept in self._kept if (kept.incarnation, kept.label.tenant) == (incarnation, request.tenant)
+        ]
+        longest = max((_common_prefix(request.prompt_ids, ids) for ids in found), default=0)
         return min(longest, len(request.prompt_ids) - 1)
 
 

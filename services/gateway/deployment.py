@@ -33,6 +33,7 @@ from services.tenants.authenticator import Authenticator
 from services.tenants.redis_keys import RedisKeyStore
 from services.turn_process.config import ProcessConfig
 from services.turn_process.process import TurnProcess
+from services.turns.erasure import Eraser
 
 
 class Gateway:
@@ -51,6 +52,7 @@ class Gateway:
         self._process = TurnProcess(config, replicas, name=self._name)
         self._authenticator = Authenticator(RedisKeyStore(self._process.link))
         self._created = int(Path(config.model_path, "config.json").stat().st_mtime)  # the same on every gateway
+        self._eraser = Eraser(self._process.store, self._process.backend)
         self._serve = ServeWatch(self._app_name, ask_controller)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -60,6 +62,7 @@ class Gateway:
             GatewayDeps(
                 turns=self._process.turns,
                 store=self._process.store,
+                eraser=self._eraser,
                 authenticator=self._authenticator,
                 models=(ModelInfo(model.name, self._created, model.context_length, model.fingerprint),),
                 readiness=self._readiness,
@@ -76,8 +79,9 @@ class Gateway:
     async def _lifespan(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._process.running())
-            await self._authenticator.start()
-            stack.push_async_callback(self._authenticator.stop)
+            for part in (self._authenticator, self._eraser):
+                await part.start()
+                stack.push_async_callback(part.stop)
             reporting = asyncio.get_running_loop().create_task(self._reporter.run())
             stack.callback(reporting.cancel)
             yield

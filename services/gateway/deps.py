@@ -1,6 +1,6 @@
 """What the gateway needs from outside, as one frozen value; the composition root fills it in.
 
-The gateway knows turns and keys only by the two protocols below, so any of their makers can be replaced.
+The gateway knows turns, erasure and keys only by the protocols below, so any of their makers can be replaced.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from cluster.errors import NotFoundError
+from services.backend.base import Erased
 from services.changes import Change
 from services.conversations.records import TurnRecord
 from services.conversations.store import ConversationStore
@@ -48,6 +49,14 @@ class Turns(Protocol):
 
     async def cancel(self, tenant: str, response_id: str) -> TurnRecord:
         """End a stored turn; its record after a moment."""
+        ...
+
+
+class Erases(Protocol):
+    """Erases records and the KV that belongs to them."""
+
+    async def erase_conversation(self, tenant: str, conversation: str) -> Erased:
+        """Raises NotFoundError or StoreUnavailableError; replicas that were not reached are told."""
         ...
 
 
@@ -116,6 +125,7 @@ class GatewayDeps:
 
     turns: Turns
     store: ConversationStore
+    eraser: Erases
     authenticator: Authenticates
     models: tuple[ModelInfo, ...]
     readiness: Callable[[], Awaitable[Readiness]]

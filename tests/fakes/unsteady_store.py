@@ -35,6 +35,10 @@ class UnsteadyStore(MemoryConversationStore):
         self.notes: list[list[Note]] = []
         self.commits: list[Commit] = []
 
+    async def delete(self, tenant: str, conversation: str) -> None:
+        await self._pass()
+        await super().delete(tenant, conversation)
+
     async def begin(self, begin: Begin) -> Reply:
         await self._pass()
         return await super().begin(begin)

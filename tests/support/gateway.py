@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from cluster.metrics.board import Snapshot
+from services.backend.scripted import ScriptedBackend
 from services.changes import Change
 from services.conversations.memory_store import MemoryConversationStore
 from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
@@ -22,6 +23,7 @@ from services.operator_token import operator_token
 from services.serve_facts import DeploymentFacts, ServedProcess, ServeFacts
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
+from services.turns.erasure import Eraser
 from tests.fakes.fake_turns import FakeTurns
 
 MODEL = "chatglm3-6b"
@@ -64,7 +66,8 @@ def make_deps(**changes: Any) -> GatewayDeps:
         "change": no_change,
         "operator_token": OPERATOR_TOKEN,
     }
-    return GatewayDeps(**(fields | changes))
+    fields |= changes
+    return GatewayDeps(**({"eraser": Eraser(fields["store"], ScriptedBackend([]))} | fields))
 
 
 @asynccontextmanager

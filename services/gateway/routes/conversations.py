@@ -19,6 +19,7 @@ from services.gateway.schemas.conversations import (
     ConversationItems,
     ConversationMessage,
     ConversationRequest,
+    ErasedPages,
     PageQuery,
 )
 
@@ -46,9 +47,9 @@ async def get_conversation(conversation: str, deps: Deps, tenant: CurrentTenant)
 
 @router.delete("/{conversation}", response_model=None, responses=answers(ConversationDeleted, 401, 404, 503))
 async def delete_conversation(conversation: str, deps: Deps, tenant: CurrentTenant) -> Response:
-    """Erase a conversation and all its turns."""
-    await deps.store.delete(tenant.id, conversation)
-    return _json(ConversationDeleted(id=conversation))
+    """Erase a conversation and all its turns, and drop its KV on every replica that can be reached."""
+    erased = await deps.eraser.erase_conversation(tenant.id, conversation)
+    return _json(ConversationDeleted(id=conversation, erased=ErasedPages.of(erased)))
 
 
 @router.get("/{conversation}/items", response_model=None, responses=answers(ConversationItems, 400, 401, 404, 503))

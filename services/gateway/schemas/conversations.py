@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from services.backend.base import Erased
 from services.conversations import records
 from services.gateway.schemas.base import Metadata, RequestBody, Shape
 from services.gateway.schemas.messages import InputItem
@@ -53,12 +54,32 @@ class Conversation(Shape):
         return cls(id=conversation.id, created_at=conversation.created_at, metadata=conversation.metadata)
 
 
+class ErasedPages(Shape):
+    """What became of the KV of something erased. Missed replicas are told again until they answer or are replaced."""
+
+    kv_pages: int  # dropped by the replicas that answered
+    kv_pages_in_use: int  # held by running turns; dropped when these end
+    replicas: int  # that answered
+    replicas_missed: int
+
+    @classmethod
+    def of(cls, erased: Erased) -> ErasedPages:
+        """From what the replicas said."""
+        return cls(
+            kv_pages=erased.dropped,
+            kv_pages_in_use=erased.held,
+            replicas=len(erased.reached),
+            replicas_missed=len(erased.missed),
+        )
+
+
 class ConversationDeleted(Shape):
     """A conversation that is gone, with all its turns."""
 
     id: str
     object: Literal["conversation.deleted"] = "conversation.deleted"
     deleted: Literal[True] = True
+    erased: ErasedPages
 
 
 class InputText(Shape):

@@ -9,7 +9,8 @@ import pytest
 
 from cluster.engine.async_engine import ThreadedEngine
 from cluster.errors import ContextLengthExceededError
-from cluster.protocol import Finish, Served, Tokens
+from cluster.protocol import Finish, Label, Served, Tokens
+from services.backend.base import Erased
 from services.backend.local import LocalBackend
 from tests.fakes.engine_driver import CONFIG, make_request
 from tests.fakes.fake_runner import FakeRunner, expected_output
@@ -51,3 +52,13 @@ async def test_a_refusal_comes_before_the_first_event(backend: LocalBackend) -> 
     """What does not fit raises at once."""
     with pytest.raises(ContextLengthExceededError):
         await anext(backend.stream(make_request(3, [3], max_new_tokens=CONFIG.context_length)))
+
+
+async def test_what_the_engine_forgets_is_told(backend: LocalBackend) -> None:
+    """Of several labels together; an engine that has stopped holds nothing and is nobody to be reached."""
+    for i, pin_key in enumerate("xyz"):
+        assert [event async for event in backend.stream(make_request(i, [i] * 9, max_new_tokens=4, pin_key=pin_key))]
+    labels = [Label(tenant="a", pin_key=pin_key) for pin_key in "xy"]
+    assert await backend.forget(labels) == Erased(dropped=6, reached=frozenset({"local"}))
+    await backend.stop()
+    assert await backend.forget(labels) == Erased()

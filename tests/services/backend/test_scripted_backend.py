@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ChannelError, NoReplicaError, OverloadedError
-from cluster.protocol import Finish, FinishReason, GenerateRequest, Hint, SamplingParams, Served, Tokens
+from cluster.protocol import Finish, FinishReason, GenerateRequest, Hint, Label, SamplingParams, Served, Tokens
+from services.backend.base import Erased
 from services.backend.scripted import Fault, FaultKind, ScriptedBackend
 
 
@@ -107,3 +108,41 @@ async def test_an_answer_may_depend_on_the_request():
     backend = ScriptedBackend(lambda asked: asked.prompt_ids[::-1])
     ids = [i for event in await events_of(backend, request()) if isinstance(event, Tokens) for i in event.ids]
     assert ids == [3, 2, 1]
+
+
+PAST = list(range(40))
+X = Label(tenant="acme", pin_key="x")
+BOTH = frozenset({"replica-a", "replica-b"})
+
+
+async def cached_tokens(backend: ScriptedBackend, **changes) -> int:
+    """What a request with a past finds."""
+    return (await events_of(backend, request(prompt_ids=PAST, **changes)))[-1].usage.cached_tokens
+
+
+async def test_what_is_forgotten_is_not_found_on_any_replica():
+    """Its pages are counted per replica, those of several turns once; another label's stay."""
+    backend = ScriptedBackend([5] * 10)
+    for avoid in ((), (), ("replica-a",)):
+        await cached_tokens(backend, pin_key="x", avoid=avoid)
+    await events_of(backend, request(prompt_ids=[7] * 40, pin_key="y"))
+    assert await backend.forget([X]) == Erased(dropped=6, reached=BOTH)
+    assert await cached_tokens(backend, pin_key="x") == 0
+    assert (await events_of(backend, request(prompt_ids=[7] * 40, pin_key="y")))[-1].usage.cached_tokens == 39
+
+
+async def test_an_unreachable_replica_keeps_what_it_has():
+    """It is told by name."""
+    backend = ScriptedBackend([5], unreachable={"replica-a"})
+    await cached_tokens(backend, pin_key="x")
+    assert await backend.forget([X]) == Erased(reached=BOTH - {"replica-a"}, missed=frozenset({"replica-a"}))
+    assert await cached_tokens(backend) == 39
+
+
+async def test_a_running_attempt_leaves_nothing_of_what_was_forgotten():
+    """However it ends."""
+    backend = ScriptedBackend([5] * 4)
+    async with aclosing(backend.stream(request(prompt_ids=PAST, pin_key="x"))) as events:
+        assert [type(await anext(events)) for _ in range(2)] == [Served, Tokens]
+        assert (await backend.forget([X])).held == 2
+    assert await cached_tokens(backend) == 0

@@ -22,10 +22,11 @@ from services.conversations.memory_store import MemoryConversationStore
 from services.gateway.app import create_app
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
+from services.turns.erasure import Eraser
 from services.turns.settings import ServedModel
 from tests.support.gateway import MODEL, TENANT, make_deps, serving
 from tests.support.pasts import fed_tokens
-from tests.support.turn_kit import a_service
+from tests.support.turn_kit import a_service, until
 
 TINY = Path(__file__).parents[2] / "parity" / "data" / "tiny"
 CONFIG = ReplicaConfig(str(TINY), device="cpu", dtype="float32", threads=1, kv_cache_bytes=2**24)
@@ -53,7 +54,8 @@ async def url(engine: EngineClient, keys: MemoryKeyStore) -> AsyncIterator[str]:
     )
     await backend.start()
     await turns.start()
-    async with serving(create_app(make_deps(turns=turns, store=store, authenticator=Authenticator(keys)))) as url:
+    deps = make_deps(turns=turns, store=store, eraser=Eraser(store, backend), authenticator=Authenticator(keys))
+    async with serving(create_app(deps)) as url:
         yield url
     await turns.stop()
     await backend.stop()
@@ -72,6 +74,13 @@ async def talk(ai: openai.AsyncOpenAI, name: str, *, seed: int) -> list[Response
         )
         for question, length in zip(QUESTIONS, LENGTHS, strict=True)
     ]
+
+
+def conversation_of(turns: list[Response]) -> str:
+    """Its id."""
+    conversation = turns[0].conversation
+    assert conversation is not None
+    return conversation.id
 
 
 def assert_pasts_were_cached(turns: list[Response]) -> None:
@@ -110,3 +119,51 @@ async def test_a_streamed_past_is_found_too(ai: openai.AsyncOpenAI) -> None:
         assert last.type in ("response.completed", "response.incomplete")
         turns.append(last.response)
     assert_pasts_were_cached(turns)
+
+
+async def test_a_deleted_past_is_not_found_again(ai: openai.AsyncOpenAI, engine: EngineClient) -> None:
+    """All of its pages are gone, and the answer says how many; another conversation keeps its own."""
+    await talk(ai, "Boris", seed=2)
+    pages = engine.stats().pages_cached
+    turns = await talk(ai, "Anna", seed=1)
+    deleted = await ai.conversations.delete(conversation_of(turns))
+    assert deleted.model_extra == {
+        "erased": {
+            "kv_pages": fed_tokens(turns[-1]) // PAGE_SIZE,
+            "kv_pages_in_use": 0,
+            "replicas": 1,
+            "replicas_missed": 0,
+        }
+    }
+    assert engine.stats().pages_cached == pages
+    again = await talk(ai, "Anna", seed=1)
+    assert again[0].usage is not None
+    assert again[0].usage.input_tokens_details.cached_tokens == 0
+    assert again[0].output_text == turns[0].output_text
+
+
+async def test_a_turn_that_runs_when_its_conversation_is_deleted_leaves_no_page(
+    ai: openai.AsyncOpenAI, engine: EngineClient
+) -> None:
+    """It ends with an error, for its record is gone, and its pages go with it."""
+    conversation = (await ai.conversations.create()).id
+    stream = await ai.responses.create(
+        model=MODEL,
+        conversation=conversation,
+        input="Anna: Tell me everything.",
+        max_output_tokens=400,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    kinds = []
+    async for event in stream:
+        kinds.append(event.type)
+        if kinds.count("response.output_text.delta") == 3:
+            break
+    deleted = await ai.conversations.delete(conversation)
+    assert deleted.model_extra is not None
+    assert deleted.model_extra["erased"]["kv_pages_in_use"] > 0
+    kinds += [event.type async for event in stream]
+    assert kinds[-1] in ("response.failed", "error")
+    await until(lambda: engine.stats().pages_active == 0)
+    assert engine.stats().pages_cached == 0

@@ -9,8 +9,13 @@ import openai
 import pytest
 from openai.types.conversations import Conversation, ConversationDeletedResource, ConversationItemList
 
+from services.backend.scripted import ScriptedBackend
+from services.conversations.memory_store import MemoryConversationStore
+from services.gateway.app import create_app
+from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
-from tests.support.gateway import MODEL
+from services.turns.erasure import Eraser
+from tests.support.gateway import MODEL, TENANT, connected, make_deps
 
 ITEMS: list[Any] = [
     {"type": "message", "role": "system", "content": "be brief"},
@@ -53,6 +58,23 @@ async def test_delete(ai: openai.AsyncOpenAI) -> None:
     assert deleted.deleted
     with pytest.raises(openai.NotFoundError, match=made.id):
         await ai.conversations.retrieve(made.id)
+
+
+async def test_a_deletion_says_what_became_of_the_cache() -> None:
+    """Replicas that cannot be reached are counted and do not fail it."""
+    backend, store = ScriptedBackend([], unreachable={"replica-b"}), MemoryConversationStore()
+    _, key = await (keys := MemoryKeyStore()).create(TENANT, "test")
+    deps = make_deps(store=store, eraser=Eraser(store, backend), authenticator=Authenticator(keys))
+    async with connected(create_app(deps), key) as client:
+        made = (await client.post("/v1/conversations", json={})).json()
+        deleted = await client.delete(f"/v1/conversations/{made['id']}")
+        assert deleted.json() == {
+            "id": made["id"],
+            "object": "conversation.deleted",
+            "deleted": True,
+            "erased": {"kv_pages": 0, "kv_pages_in_use": 0, "replicas": 1, "replicas_missed": 1},
+        }
+        assert (await client.delete(f"/v1/conversations/{made['id']}")).status_code == 404
 
 
 async def test_shapes_fit_the_official_types(client: httpx.AsyncClient) -> None:
