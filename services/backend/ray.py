@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from ray.exceptions import RayError
-from ray.serve._private.replica_result import ReplicaResult
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -27,6 +26,9 @@ from services.backend.avoidance import Avoidance
 from services.backend.base import SOMEBODY, Erased
 from services.backend.draining import DrainWatch
 from services.backend.patience import TICK_S, Patience, Waits
+
+if TYPE_CHECKING:
+    from ray.serve._private.replica_result import ReplicaResult  # for its type alone; it is nobody's to make
 
 DRAIN_CHECK_S = 0.5
 LATE_FRAMES_S = 1.0

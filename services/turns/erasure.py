@@ -34,13 +34,14 @@ class ErasureSettings:
 
     Attributes:
         retry_s: pause before missed replicas are told again.
-        settle_s: after an erasure, when no owner runs that has not heard of it: longer than a turn's lease.
+        settle_s: after an erasure, when no owner runs that has not heard of it: longer than the lease of a turn and the
+            time for which it outlives a store that it cannot reach (``JournalSettings``).
         max_pending: labels still to be told; beyond it the oldest are given up.
         max_labels: told in one call.
     """
 
     retry_s: float = 2.0
-    settle_s: float = 20.0
+    settle_s: float = 90.0
     max_pending: int = 10_000
     max_labels: int = 256
 

@@ -12,7 +12,8 @@ import pytest
 from cluster.channel.listener import ChannelListener, Lost
 from cluster.engine.async_engine import ThreadedEngine
 from cluster.engine.plan import StepPlan, StepResult
-from cluster.protocol import Finish, FinishReason, GenerateRequest, Served, Tokens
+from cluster.protocol import Finish, FinishReason, Forgotten, GenerateRequest, Label, Served, Tokens
+from cluster.replica.forgetting import Emptied, decode_emptied, decode_labels, encode_emptied, encode_labels
 from cluster.replica.outcome import Done, Refused
 from cluster.replica.turns import ReplicaTurns
 from tests.fakes.engine_driver import CONFIG, make_request
@@ -21,6 +22,7 @@ from tests.support.turn_kit import until
 
 SECRET = b"a secret of this cluster"
 PROMPT = [3, 4, 5, 6, 7]
+X, Y = (Label(tenant="a", pin_key=pin_key) for pin_key in "xy")
 
 
 class GatedRunner(FakeRunner):
@@ -167,3 +169,36 @@ async def test_a_stalled_engine_sends_its_turns_elsewhere(pair: Pair, monkeypatc
     assert isinstance(refused, Refused)
     assert "engine_stalled" in refused.fault.message
     await call
+
+
+async def test_several_labels_are_forgotten_at_once(pair: Pair) -> None:
+    """The answer counts the pages of all of them."""
+    for attempt, pin_key in enumerate("xyz"):
+        pair.listener.open(attempt)
+        assert isinstance(await pair.generate(make_request(attempt, [attempt] * 9, pin_key=pin_key)), Done)
+    assert await pair.turns.forget([X, Y]) == Forgotten(dropped=8)
+    assert pair.engine.stats().pages_cached == 4
+
+
+async def test_who_asks_a_hanging_engine_to_forget_does_not_wait_for_ever(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pages go all the same, when the step is over."""
+    monkeypatch.setattr("cluster.replica.turns.FORGET_S", 0.01)
+    mailbox = pair.listener.open(1)
+    pair.gate.clear()
+    call = pair.generate(make_request(1, [1] * 9, pin_key="x"))
+    assert isinstance(await mailbox.get(), Served)
+    with pytest.raises(TimeoutError):
+        await pair.turns.forget([X])
+    pair.gate.set()
+    assert isinstance(await call, Done)
+    await until(lambda: pair.engine.stats().pages_active == 0)
+    assert pair.engine.stats().pages_cached == 0
+
+
+def test_labels_and_answers_survive_the_journey() -> None:
+    """Both are bytes on the way."""
+    assert decode_labels(encode_labels([X, Y])) == [X, Y]
+    emptied = Emptied(incarnation="r1", forgotten=Forgotten(dropped=3, held=1))
+    assert decode_emptied(encode_emptied("r1", emptied.forgotten)) == emptied
