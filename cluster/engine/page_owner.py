@@ -1,8 +1,9 @@
 """Whose tokens an indexed page holds, so that it can go when these are erased.
 
 A page belongs to the sequences of one tenant with one label (``GenerateRequest.pin_key``: a stored conversation with
-its branches), of which one has computed it. Others of the tenant that begin alike find it and go on from there; it
-stays the maker's. What of an erased owner others still need becomes theirs, see ``BlockManager.forget``.
+its branches), of which one has computed it. Others of the tenant that begin alike find it and go on from there, but it
+stays its maker's. When that owner is erased, the pages that others went on from become theirs; the rest is freed, see
+``BlockManager.forget``.
 
 An owner does not list its pages. It knows where they begin: pages of one conversation continue each other, so there
 are few such places, and the way down from them meets no pages but its own and the first ones of others.

@@ -8,6 +8,8 @@ import msgspec
 
 from cluster.protocol import Forgotten, Label
 
+FORGET_S = 2.0  # nobody waits longer for the answer
+
 
 class Emptied(msgspec.Struct, frozen=True, kw_only=True):
     """One replica has forgotten all labels that it was told."""

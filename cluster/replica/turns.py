@@ -13,11 +13,10 @@ from cluster.channel.dialer import ChannelDialer
 from cluster.engine.client import EngineClient, StepOutput
 from cluster.errors import ChannelError, ClusterError
 from cluster.protocol import Finish, Forgotten, GenerateRequest, Label, Served
-from cluster.replica.forgetting import total
+from cluster.replica.forgetting import FORGET_S, total
 from cluster.replica.outcome import Done, Outcome, refusal
 
 STALL_CHECK_S = 0.5
-FORGET_S = 2.0  # nobody waits longer for the answer
 
 
 class ReplicaTurns:

@@ -8,10 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from cluster.engine.client import EngineClient, StepOutput
 from cluster.errors import NoReplicaError
 from cluster.protocol import Event, Finish, GenerateRequest, Label, Served, Tokens
-from cluster.replica.forgetting import total
+from cluster.replica.forgetting import FORGET_S, total
 from services.backend.base import Erased
-
-FORGET_S = 2.0
 
 
 class LocalBackend:

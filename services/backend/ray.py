@@ -19,9 +19,10 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from cluster.channel.listener import ChannelListener, Lost, Mailbox
 from cluster.errors import ChannelError, ClusterError, NoReplicaError, OverloadedError
 from cluster.protocol import Event, Finish, GenerateRequest, Label, Served, Tokens
-from cluster.replica.forgetting import decode_emptied, encode_labels, total
+from cluster.replica.forgetting import FORGET_S, decode_emptied, encode_labels, total
 from cluster.replica.outcome import Done, Outcome, decode_outcome, to_error
 from cluster.router.membership import MEMBERSHIP
+from services.backend.answers import answers_by
 from services.backend.avoidance import Avoidance
 from services.backend.base import SOMEBODY, Erased
 from services.backend.draining import DrainWatch
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 DRAIN_CHECK_S = 0.5
 LATE_FRAMES_S = 1.0
-FORGET_S = 2.0
 
 
 class _Ended:
@@ -130,7 +130,8 @@ class RayBackend:
             return Erased(missed=MEMBERSHIP.incarnations())
         except TimeoutError:
             return Erased(missed=MEMBERSHIP.incarnations() or SOMEBODY)
-        emptied = [decode_emptied(answer) for answer in await _answers(results, until)]
+        answers = await answers_by([_answer(result) for result in results], until)
+        emptied = [decode_emptied(answer) for answer in answers]
         forgotten = total([one.forgotten for one in emptied])
         reached = frozenset(one.incarnation for one in emptied)
         missed = MEMBERSHIP.incarnations() - reached
@@ -187,18 +188,9 @@ async def _result(response: DeploymentResponse[bytes]) -> bytes:
     return data
 
 
-async def _answers(results: Sequence[ReplicaResult], until: float) -> list[bytes]:
-    """What has been answered when the loop's clock is at ``until``; errors are no answers."""
-    calls = [asyncio.ensure_future(result.get_async()) for result in results]  # type: ignore[no-untyped-call] # Serve's
-    if not calls:
-        return []
-    try:
-        await asyncio.wait(calls, timeout=max(0.0, until - asyncio.get_running_loop().time()))
-    finally:
-        for call in calls:
-            call.cancel()
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    return [answer for answer in answers if isinstance(answer, bytes)]
+async def _answer(result: ReplicaResult) -> bytes:
+    data: bytes = await result.get_async()  # type: ignore[no-untyped-call] # Serve does not annotate it
+    return data
 
 
 async def _next(mailbox: Mailbox) -> Tokens | Finish:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.protocol import FinishReason
+from cluster.protocol import FinishReason, Label
 from tests.fakes.engine_driver import CONFIG, EngineDriver, make_request
 
 PROMPT = list(range(42))  # ten whole pages and two tokens
@@ -23,6 +23,18 @@ def test_samples_of_one_prompt_compute_it_once(budget: int) -> None:
     driver.run(*[make_request(i, PROMPT, seed=i) for i in range(4)])
     assert driver.runner.computed == 42 + 3 * 2 + 4 * 7
     assert [driver.finishes[i].usage.cached_tokens for i in range(4)] == [0, 40, 40, 40]
+
+
+def test_no_ids_of_a_step_are_left_when_something_is_forgotten(driver: EngineDriver) -> None:
+    """Those of the pages that were being computed, by which followers are found, are known during a step only."""
+    driver.submit(make_request(0, PROMPT))
+    driver.step()
+    assert driver.engine.scheduler.planner.followers._leaders
+    driver.engine.forget(Label(tenant="a", pin_key=""))
+    assert not driver.engine.scheduler.planner.followers._leaders
+    driver.submit(make_request(1, PROMPT))
+    driver.drain()
+    assert driver.finishes[1].usage.cached_tokens == 40
 
 
 def test_common_beginning_is_computed_once(driver: EngineDriver) -> None:
