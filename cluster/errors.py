@@ -72,9 +72,7 @@ class ContextLengthExceededError(CallerError):
 
     code = "context_length_exceeded"
 
-    def __init__(
-        self, *, prompt_tokens: int, max_tokens: int, context_length: int, can_truncate: bool = False
-    ) -> None:
+    def __init__(self, *, prompt_tokens: int, max_tokens: int, context_length: int, can_truncate: bool = False) -> None:
         advice = ", or leave out the oldest turns with truncation 'auto'" if can_truncate else ""
         super().__init__(
             f"This model's context is {context_length} tokens, but the request needs at least "
