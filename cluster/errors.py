@@ -3,9 +3,10 @@
 ClusterError
 ├── CallerError                the caller must change the request (HTTP 4xx)
 │   ├── InvalidRequestError        a field is wrong; names it
+│   │   └── ConversationFullError      the conversation takes no more items
 │   ├── ContextLengthExceededError prompt and requested output do not fit the context
 │   ├── InvalidKeyError            no, wrong, revoked or malformed API key
-│   ├── NotFoundError              no such model, conversation, response or route for this tenant
+│   ├── NotFoundError              no such model, conversation, item, response or route for this tenant
 │   ├── PreviousResponseError      there is no such earlier answer to go on from
 │   │   └── PreviousResponseDeletedError  there was one, but it has been erased
 │   ├── ConversationBusyError      another turn of the conversation is running
@@ -61,6 +62,26 @@ class InvalidRequestError(CallerError):
         self.param = param
 
 
+class ConversationFullError(InvalidRequestError):
+    """The conversation would hold more items than the cluster takes.
+
+    Attributes:
+        held: items that it holds.
+        limit: items that it may hold.
+    """
+
+    code = "conversation_full"
+
+    def __init__(self, *, held: int, limit: int) -> None:
+        super().__init__(
+            f"items: The conversation holds {held} of at most {limit} items, so these do not fit. "
+            "Delete some of its items, or go on in a new conversation.",
+            param="items",
+        )
+        self.held = held
+        self.limit = limit
+
+
 class ContextLengthExceededError(CallerError):
     """Prompt and requested output together do not fit the model's context.
 
@@ -94,7 +115,7 @@ class NotFoundError(CallerError):
     """The named thing does not exist for this tenant.
 
     Attributes:
-        kind: ``model``, ``conversation``, ``response`` or ``route``.
+        kind: ``model``, ``conversation``, ``item``, ``response`` or ``route``.
         name: what was asked for.
     """
 

@@ -16,11 +16,12 @@ from services.conversations import ids
 SCHEMA: Final = "c1"  # version of names and values; a release that changes them reads both
 MAIN_LINE: Final = "main"  # a root's first line; each branch has a random name
 
-HISTORY_TTL_S: Final = 30 * 86_400  # default of the setting; renewed by begin and commit
+HISTORY_TTL_S: Final = 30 * 86_400  # default of the setting; renewed by begin, commit and each change
 TURN_SPARE_S: Final = 86_400  # a turn record outlives its deadline by this
 JOURNAL_SPARE_S: Final = 3_600  # a journal outlives its turn's deadline by this; at the turn's end it goes
 GONE_TTL_S: Final = 86_400  # how long late writers meet a tombstone
 IDS_TTL_S: Final = 86_400  # sampled ids of stateless answers
+MAX_ITEMS: Final = 10_000  # default of the setting; a conversation takes no more items than that from its caller
 MAX_CLAIMS: Final = 4  # a turn that outlives more owners than this probably kills them
 IDEMPOTENCY_TTL_S: Final = 86_400  # how long a request sent again finds its first turn
 
@@ -48,6 +49,12 @@ class Keys:
         return cls(tenant, ids.conversation_root(conversation))
 
     @classmethod
+    def of_item(cls, tenant: str, conversation: str, item: str) -> Keys:
+        """Keys of a conversation that is asked for an item. Raises NotFoundError when either id is malformed."""
+        ids.item_root(item)
+        return cls.of_conversation(tenant, conversation)
+
+    @classmethod
     def of_turn(cls, tenant: str, turn: str) -> tuple[Keys, str]:
         """Keys of a ``resp_…`` id, and its own part. Raises NotFoundError for a malformed id."""
         root, part = ids.response_parts(turn)
@@ -73,7 +80,10 @@ class Keys:
 
     @property
     def gone(self) -> str:
-        """Set of erased lines and turns, or ``*`` for all: late writers may not make them anew. GONE_TTL_S."""
+        """Set of what was erased (turns, items, ``*`` for all) and of the erasures' names. GONE_TTL_S.
+
+        Late writers may not make it anew, and an erasure that is sent again knows its own work.
+        """
         return self._named("gone")
 
     def turn(self, part: str) -> str:

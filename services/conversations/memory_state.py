@@ -5,6 +5,7 @@ Times to live are those of the key map; what has expired is treated as absent an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.protocol import Hint, Logprobs
@@ -69,7 +70,8 @@ class TurnEntry:
         return self.state is TurnState.RUNNING
 
     def record(self, conversation: str, answer: Item | None) -> TurnRecord:
-        """The turn as the store's callers see it."""
+        """The turn as the store's callers see it. An answer that was erased takes its ids along."""
+        is_told = not self.state.is_open and (answer is not None or not self.answer)
         return TurnRecord(
             id=self.id,
             conversation=conversation,
@@ -91,8 +93,8 @@ class TurnEntry:
             error_code=self.error_code,
             error_message=self.error_message,
             last=self.last,
-            ids=[] if self.state.is_open else list(self.ids),
-            logprobs=list(self.logprobs) or None if not self.state.is_open else None,
+            ids=list(self.ids) if is_told else [],
+            logprobs=list(self.logprobs) or None if is_told else None,
             ended_at=self.ended_at,
         )
 
@@ -112,7 +114,7 @@ class RootState:
         main = self.lines.get(MAIN_LINE)
         return None if main is None or main.is_hidden else main
 
-    def read(self, names: list[str]) -> list[Item]:
+    def read(self, names: Sequence[str]) -> list[Item]:
         """The items of these ids; those that were erased are left out."""
         return [self.items[name] for name in names if name in self.items]
 

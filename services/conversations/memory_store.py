@@ -9,18 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from cluster.errors import NotFoundError
-from services.conversations import ids, memory_turns
+from services.conversations import ids, memory_items, memory_turns
 from services.conversations.checks import check_begin, check_commit
+from services.conversations.item_store import ItemPage
 from services.conversations.items import name_items
-from services.conversations.keys import HISTORY_TTL_S, IDEMPOTENCY_TTL_S, MAIN_LINE, Keys, idempotency_key
+from services.conversations.keys import (
+    HISTORY_TTL_S,
+    IDEMPOTENCY_TTL_S,
+    MAIN_LINE,
+    MAX_ITEMS,
+    Keys,
+    idempotency_key,
+)
 from services.conversations.memory_state import LineState, RootState, TurnEntry
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnState
 from services.conversations.store import (
     WHOLE,
     Begin,
     Commit,
-    ItemPage,
     Note,
     Part,
     Reply,
@@ -35,12 +44,20 @@ class MemoryConversationStore:
     """See ``ConversationStore``.
 
     Args:
-        history_ttl_s: seconds a conversation lives after its last turn.
+        history_ttl_s: seconds a conversation lives after its last turn or change.
+        max_items: a conversation takes no more items than this from its caller; turns go on.
         clock: unix seconds; tests hand in their own.
     """
 
-    def __init__(self, *, history_ttl_s: int = HISTORY_TTL_S, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        history_ttl_s: int = HISTORY_TTL_S,
+        max_items: int = MAX_ITEMS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._history_ttl_s = history_ttl_s
+        self._max_items = max_items
         self._clock = clock
         self._roots: dict[Keys, RootState] = {}
         self._reservations: dict[str, tuple[float, Reservation]] = {}  # until when
@@ -81,16 +98,56 @@ class MemoryConversationStore:
             is_hidden=found.is_hidden,
         )
 
+    async def set_metadata(self, tenant: str, conversation: str, metadata: Mapping[str, str]) -> Conversation:
+        """Replace all metadata; allowed while a turn runs. Raises NotFoundError."""
+        _, line = self._conversation(tenant, conversation)
+        line.conversation = msgspec.structs.replace(line.conversation, metadata=dict(metadata))
+        return self._renewed(line)
+
     async def items(
         self, tenant: str, conversation: str, *, after: str | None, limit: int, descending: bool
     ) -> ItemPage:
-        """Raises NotFoundError, for an unknown ``after`` too."""
+        """A page, without items that were erased. Raises NotFoundError, for an unknown ``after`` too."""
         root, line = self._conversation(tenant, conversation)
-        ordered = line.items[::-1] if descending else line.items
-        if after and after not in ordered:
-            raise NotFoundError("item", after)
-        start = ordered.index(after) + 1 if after else 0
-        return ItemPage(items=root.read(ordered[start : start + limit]), has_more=start + limit < len(ordered))
+        return memory_items.page(root, line, after=after, limit=limit, descending=descending)
+
+    async def item_ids(self, tenant: str, conversation: str) -> list[str]:
+        """Ids of all items, oldest first. Raises NotFoundError."""
+        return list(self._conversation(tenant, conversation)[1].items)
+
+    async def read_items(self, tenant: str, conversation: str, names: Sequence[str]) -> list[Item]:
+        """The items of these ids, without those that were erased. Raises NotFoundError."""
+        return self._conversation(tenant, conversation)[0].read(names)
+
+    async def item(self, tenant: str, conversation: str, item: str) -> Item:
+        """One item. Raises NotFoundError, for a malformed item id too."""
+        root, line = self._line(Keys.of_item(tenant, conversation, item), conversation)
+        return memory_items.one(root, line, item)
+
+    async def append_items(self, tenant: str, conversation: str, items: Sequence[Item]) -> list[Item]:
+        """Put items (at least one) at the end, all or none; they are named and dated here where they are not.
+
+        Raises:
+            NotFoundError: no such conversation.
+            ConversationBusyError: a turn is active.
+            ConversationFullError: there would be more items than the store takes.
+        """
+        root, line = self._conversation(tenant, conversation)
+        named = name_items(items, conversation)
+        memory_items.append(root, line, named, max_items=self._max_items)
+        self._renewed(line)
+        return named
+
+    async def delete_item(self, tenant: str, conversation: str, item: str) -> Conversation:
+        """Erase one item, here and for every branch. The turn that wrote it stays, without its text.
+
+        Raises:
+            NotFoundError: no such conversation, or no such item in it.
+            ConversationBusyError: a turn is active.
+        """
+        root, line = self._line(Keys.of_item(tenant, conversation, item), conversation)
+        memory_items.delete(root, line, item)
+        return self._renewed(line)
 
     async def delete(self, tenant: str, conversation: str) -> None:
         """Erase the conversation and all its turns. Raises NotFoundError."""
@@ -187,10 +244,18 @@ class MemoryConversationStore:
         return root
 
     def _conversation(self, tenant: str, conversation: str) -> tuple[RootState, LineState]:
-        root = self._known(Keys.of_conversation(tenant, conversation))
+        return self._line(Keys.of_conversation(tenant, conversation), conversation)
+
+    def _line(self, keys: Keys, conversation: str) -> tuple[RootState, LineState]:
+        root = self._known(keys)
         if root.conversation is None:
             raise NotFoundError("conversation", conversation)
         return root, root.conversation
+
+    def _renewed(self, line: LineState) -> Conversation:
+        """The conversation, whose time begins anew."""
+        line.expires_at = self._clock() + self._history_ttl_s
+        return line.conversation
 
     def _turn(self, tenant: str, turn: str) -> tuple[RootState, TurnEntry]:
         root = self._known(Keys.of_turn(tenant, turn)[0])

@@ -7,7 +7,7 @@ between is answered (``look``, ``more``), not overlooked.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -21,7 +21,7 @@ from services.conversations.keys import GONE_TTL_S, JOURNAL_SPARE_S, MAIN_LINE, 
 from services.conversations.records import Item, TurnRecord
 from services.conversations.redis_link import execute
 from services.conversations.scripts import Arg, Script, lines, turns
-from services.conversations.store import Begin, Commit, Note, Reply, Tail, Verdict
+from services.conversations.store import Begin, Commit, Note, Reply, Tail
 
 _LINE_MEMBER: Final = "line:"  # members of the index and of the tombstone set
 _TURN_MEMBER: Final = "turn:"
@@ -33,7 +33,7 @@ Call = tuple[list[str], list[Arg]]  # KEYS and ARGV
 
 def create_args(metadata: Mapping[str, str], items: Sequence[Item], history_ttl_s: int) -> list[Arg]:
     """ARGV of CREATE."""
-    return [codec.encode(dict(metadata)), history_ttl_s, _LINE_MEMBER + MAIN_LINE, *_item_args(items)]
+    return [codec.encode(dict(metadata)), history_ttl_s, _LINE_MEMBER + MAIN_LINE, *item_args(items)]
 
 
 def release_call(keys: Keys, part: str, owner: str, state: str) -> Call:
@@ -64,24 +64,35 @@ def commit_call(commit: Commit, *, history_ttl_s: int) -> Call:
         answer.id if answer else "",
         codec.pack_logprobs(commit.logprobs),
         codec.encode([item.id for item in commit.items if item is not answer]),
-        *_item_args(commit.items),
+        *item_args(commit.items),
     ]
     return names, args
 
 
-async def begin(redis: Redis, begin: Begin, *, history_ttl_s: int) -> Reply:
-    """Run BEGIN; where another turn is active, run it again with that turn's record among its keys."""
-    keys, part = Keys.of_turn(begin.tenant, begin.turn)
-    seen, seen_part = "", part
+async def looking(attempt: Callable[[str], Awaitable[Any]]) -> Any:
+    """The outcome of a script that needs the record of its line's active turn among its keys.
+
+    Which turn that is, the script says (``look``); ``attempt`` runs it with that turn's id, "" at first.
+    """
+    seen = ""
     for _ in range(_MAX_LOOKS):
-        outcome = await turns.BEGIN.run(
-            redis, _begin_keys(begin, keys, part, seen_part), _begin_args(begin, part, seen, history_ttl_s)
-        )
+        outcome = await attempt(seen)
         if outcome[0] != b"look":
-            return codec.decode_reply(outcome)
+            return outcome
         seen = outcome[2].decode()
-        seen_part = ids.response_parts(seen)[1]
-    return Reply(Verdict.BUSY, turn=seen)
+    return [b"busy", 0, seen.encode()]
+
+
+async def begin(redis: Redis, begin: Begin, *, history_ttl_s: int) -> Reply:
+    """Run BEGIN."""
+    keys, part = Keys.of_turn(begin.tenant, begin.turn)
+
+    def attempt(seen: str) -> Awaitable[Any]:
+        seen_part = ids.response_parts(seen or begin.turn)[1]
+        args = _begin_args(begin, part, seen, history_ttl_s)
+        return turns.BEGIN.run(redis, _begin_keys(begin, keys, part, seen_part), args)
+
+    return codec.decode_reply(await looking(attempt))
 
 
 def _begin_keys(begin: Begin, keys: Keys, part: str, seen_part: str) -> list[str]:
@@ -243,7 +254,8 @@ def _begin_args(begin: Begin, part: str, seen: str, history_ttl_s: int) -> list[
     ]
 
 
-def _item_args(items: Sequence[Item]) -> list[Arg]:
+def item_args(items: Sequence[Item]) -> list[Arg]:
+    """Ids and blobs by turns."""
     return [arg for item in items for arg in (item.id, codec.encode(item))]
 
 

@@ -11,14 +11,23 @@ from collections.abc import Mapping, Sequence
 from redis.asyncio import Redis
 
 from cluster.errors import NotFoundError
-from services.conversations import codec, ids, redis_calls
+from services.conversations import codec, ids, redis_calls, redis_items
 from services.conversations.checks import check_begin, check_commit
+from services.conversations.item_store import ItemPage
 from services.conversations.items import name_items
-from services.conversations.keys import HISTORY_TTL_S, IDEMPOTENCY_TTL_S, MAIN_LINE, Keys, idempotency_key
+from services.conversations.keys import (
+    HISTORY_TTL_S,
+    IDEMPOTENCY_TTL_S,
+    MAIN_LINE,
+    MAX_ITEMS,
+    Keys,
+    idempotency_key,
+)
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnState
+from services.conversations.redis_items import brought
 from services.conversations.redis_link import RedisLink
-from services.conversations.scripts import Arg, lines, turns
-from services.conversations.store import WHOLE, Begin, Commit, ItemPage, Note, Part, Reply, Reservation, Tail, Tailed
+from services.conversations.scripts import Arg, items, lines, turns
+from services.conversations.store import WHOLE, Begin, Commit, Note, Part, Reply, Reservation, Tail, Tailed
 
 
 class RedisConversationStore:
@@ -26,13 +35,17 @@ class RedisConversationStore:
 
     Args:
         source: a URL, a client, or a link shared with other stores (which then stays open on ``close``).
-        history_ttl_s: seconds a conversation lives after its last turn.
+        history_ttl_s: seconds a conversation lives after its last turn or change.
+        max_items: a conversation takes no more items than this from its caller; turns go on.
     """
 
-    def __init__(self, source: str | Redis | RedisLink, *, history_ttl_s: int = HISTORY_TTL_S) -> None:
+    def __init__(
+        self, source: str | Redis | RedisLink, *, history_ttl_s: int = HISTORY_TTL_S, max_items: int = MAX_ITEMS
+    ) -> None:
         self._owns_link = not isinstance(source, RedisLink)
         self._link = source if isinstance(source, RedisLink) else RedisLink(source)
         self._history_ttl_s = history_ttl_s
+        self._max_items = max_items
 
     async def create(self, tenant: str, *, metadata: Mapping[str, str], items: Sequence[Item] = ()) -> Conversation:
         """Make a conversation; item ids are assigned here when empty."""
@@ -66,20 +79,74 @@ class RedisConversationStore:
             raise NotFoundError("conversation", conversation)
         return loaded
 
+    async def set_metadata(self, tenant: str, conversation: str, metadata: Mapping[str, str]) -> Conversation:
+        """Replace all metadata; allowed while a turn runs. Raises NotFoundError."""
+        keys = Keys.of_conversation(tenant, conversation)
+        names = [keys.line(), keys.items(), keys.item, keys.index]
+        args: list[Arg] = [codec.encode(dict(metadata)), self._history_ttl_s]
+        outcome = await self._link.call(lambda redis: lines.METADATA.run(redis, names, args))
+        (created,) = brought(outcome, conversation)
+        return Conversation(id=conversation, created_at=created, metadata=dict(metadata))
+
     async def items(
         self, tenant: str, conversation: str, *, after: str | None, limit: int, descending: bool
     ) -> ItemPage:
-        """Raises NotFoundError, for an unknown ``after`` too."""
+        """A page, without items that were erased. Raises NotFoundError, for an unknown ``after`` too."""
         keys = Keys.of_conversation(tenant, conversation)
         names = [keys.line(), keys.items(), keys.item]
         args: list[Arg] = [after or "", limit, int(descending)]
-        outcome, *rest = await self._link.call(lambda redis: lines.PAGE.run(redis, names, args))
-        if outcome == b"absent":
-            raise NotFoundError("conversation", conversation)
-        if outcome == b"unknown":
-            raise NotFoundError("item", str(after))
-        more, *blobs = rest
+        outcome = await self._link.call(lambda redis: items.PAGE.run(redis, names, args))
+        more, *blobs = brought(outcome, conversation, str(after))
         return ItemPage(items=[codec.decode_item(blob) for blob in blobs], has_more=bool(more))
+
+    async def item_ids(self, tenant: str, conversation: str) -> list[str]:
+        """Ids of all items, oldest first (about 40 bytes each). Raises NotFoundError."""
+        keys = Keys.of_conversation(tenant, conversation)
+        outcome = await self._link.call(lambda redis: items.NAMES.run(redis, [keys.line(), keys.items()], []))
+        (names,) = brought(outcome, conversation)
+        return [name.decode() for name in names]
+
+    async def read_items(self, tenant: str, conversation: str, names: Sequence[str]) -> list[Item]:
+        """The items of these ids (1 to 1,000), without those that were erased. Raises NotFoundError."""
+        keys = Keys.of_conversation(tenant, conversation)
+        outcome = await self._link.call(lambda redis: items.READ.run(redis, [keys.line(), keys.item], list(names)))
+        (blobs,) = brought(outcome, conversation)
+        return [codec.decode_item(blob) for blob in blobs if blob is not None]
+
+    async def item(self, tenant: str, conversation: str, item: str) -> Item:
+        """One item. Raises NotFoundError, for a malformed item id too."""
+        keys = Keys.of_item(tenant, conversation, item)
+        names = [keys.line(), keys.items(), keys.item]
+        outcome = await self._link.call(lambda redis: items.ITEM.run(redis, names, [item]))
+        (blob,) = brought(outcome, conversation, item)
+        return codec.decode_item(blob)
+
+    async def append_items(self, tenant: str, conversation: str, items: Sequence[Item]) -> list[Item]:
+        """Put items (at least one) at the end, all or none; they are named and dated here where they are not.
+
+        Raises:
+            NotFoundError: no such conversation.
+            ConversationBusyError: a turn is active.
+            ConversationFullError: there would be more items than the store takes.
+        """
+        keys, named = Keys.of_conversation(tenant, conversation), name_items(items, conversation)
+        limits = {"history_ttl_s": self._history_ttl_s, "max_items": self._max_items}
+        outcome = await self._link.call(lambda redis: redis_items.append(redis, keys, named, **limits))
+        brought(outcome, conversation, max_items=self._max_items)
+        return named
+
+    async def delete_item(self, tenant: str, conversation: str, item: str) -> Conversation:
+        """Erase one item, here and for every branch. The turn that wrote it stays, without its text.
+
+        Raises:
+            NotFoundError: no such conversation, or no such item in it.
+            ConversationBusyError: a turn is active.
+        """
+        keys = Keys.of_item(tenant, conversation, item)
+        ttl_s = self._history_ttl_s
+        outcome = await self._link.call(lambda redis: redis_items.delete(redis, keys, item, history_ttl_s=ttl_s))
+        created, meta = brought(outcome, conversation, item)
+        return codec.decode_conversation(conversation, created, meta)
 
     async def delete(self, tenant: str, conversation: str) -> None:
         """Erase the conversation and all its turns. Raises NotFoundError."""

@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from cluster.protocol import Hint, Logprobs
+from services.conversations.item_store import ItemStore
 from services.conversations.keys import MAIN_LINE
-from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnRequest, TurnState
+from services.conversations.records import Item, Line, TurnRecord, TurnRequest, TurnState
 
 
 class Verdict(StrEnum):
@@ -120,14 +121,6 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class ItemPage:
-    """A page of items. ``has_more`` speaks of the direction asked for."""
-
-    items: Sequence[Item]
-    has_more: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Tail:
     """A look at a turn: its state, and the ids behind the first ``after``, which must be the end of a segment."""
 
@@ -179,16 +172,11 @@ class Part:
 WHOLE: Final = Part()
 
 
-class ConversationStore(Protocol):
-    """Every method raises StoreUnavailableError within two seconds when the store does not answer."""
+class ConversationStore(ItemStore, Protocol):
+    """Conversations, and the turns on them.
 
-    async def create(self, tenant: str, *, metadata: Mapping[str, str], items: Sequence[Item] = ()) -> Conversation:
-        """Make a conversation; item ids are assigned here when empty."""
-        ...
-
-    async def conversation(self, tenant: str, conversation: str) -> Conversation:
-        """Raises NotFoundError."""
-        ...
+    Every method raises StoreUnavailableError within two seconds when the store does not answer.
+    """
 
     async def load(self, tenant: str, conversation: str, part: Part = WHOLE) -> Line:
         """A line, or a part of it.
@@ -196,16 +184,6 @@ class ConversationStore(Protocol):
         Raises:
             NotFoundError: there is none, or not that item; a hidden line is no conversation.
         """
-        ...
-
-    async def items(
-        self, tenant: str, conversation: str, *, after: str | None, limit: int, descending: bool
-    ) -> ItemPage:
-        """Raises NotFoundError, for an unknown ``after`` too."""
-        ...
-
-    async def delete(self, tenant: str, conversation: str) -> None:
-        """Erase the conversation and all its turns. Raises NotFoundError."""
         ...
 
     async def begin(self, begin: Begin) -> Reply:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from redis.asyncio import Redis
 
 from cluster.errors import NotFoundError
-from services.conversations import ids
+from services.conversations import ids, redis_items
+from services.conversations.keys import Keys
 from services.conversations.records import Item
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
@@ -44,6 +46,66 @@ async def test_a_conversation_is_deleted_once(store):
     await store.delete(TENANT, made.id)
     with pytest.raises(NotFoundError):
         await store.delete(TENANT, made.id)
+
+
+async def test_items_are_appended_once(store):
+    """One version up, and each item there once."""
+    made = await store.create(TENANT, metadata={})
+    added = await store.append_items(TENANT, made.id, [Item(id="", role="user", text=text) for text in ("一", "二")])
+    line = await store.load(TENANT, made.id)
+    assert (line.items, line.version) == (added, 1)
+
+
+async def test_an_item_is_deleted_once(store):
+    """The deletion whose reply was lost succeeds; a later one finds nothing."""
+    made = await store.create(TENANT, metadata={"k": "v"}, items=[Item(id="", role="user", text="一")])
+    (item,) = (await store.load(TENANT, made.id)).items
+    assert await store.delete_item(TENANT, made.id, item.id) == made
+    assert (await store.load(TENANT, made.id)).version == 1
+    with pytest.raises(NotFoundError):
+        await store.delete_item(TENANT, made.id, item.id)
+
+
+async def test_a_change_of_items_sent_again_under_a_turn_was_done_before_it(store, plain_valkey):
+    """A turn that began between a change and its repetition does not make it fail, nor does the repetition change it."""
+    made = await store.create(TENANT, metadata={})
+    other = RedisConversationStore(plain_valkey.url)
+
+    class Between(LossyRedis):
+        """A turn begins on the changed line before each change is sent again."""
+
+        async def execute_command(self, *args, **options):
+            reply = await Redis.execute_command(self, *args, **options)
+            version = (await other.load(TENANT, made.id)).version
+            await other.begin(a_begin(ids.new_response(made.id), base_version=version))
+            assert await Redis.execute_command(self, *args, **options) == reply
+            return reply
+
+    changing = RedisConversationStore(Between.from_url(plain_valkey.url))
+    added = await changing.append_items(TENANT, made.id, [Item(id="", role="user", text="一")])
+    line = await store.load(TENANT, made.id)
+    assert (line.items, line.version, bool(line.active)) == (added, 1, True)
+    await changing.close()
+    await other.close()
+
+
+async def test_an_append_sent_again_does_not_bring_back_what_was_deleted(store, plain_valkey):
+    """The late repetition of an append meets the deletion's tombstone."""
+    made = await store.create(TENANT, metadata={})
+    keys = Keys.of_conversation(TENANT, made.id)
+    item = Item(id=ids.new_item(made.id), role="user", text="一")
+    async with Redis.from_url(plain_valkey.url) as client:
+        await redis_items.append(client, keys, [item], history_ttl_s=60, max_items=5)
+        await store.delete_item(TENANT, made.id, item.id)
+        assert await redis_items.append(client, keys, [item], history_ttl_s=60, max_items=5) == [b"ok"]
+    assert (await store.load(TENANT, made.id)).items == []
+
+
+async def test_metadata_is_set_once(store):
+    """Twice the same is the same."""
+    made = await store.create(TENANT, metadata={"a": "1"})
+    assert (await store.set_metadata(TENANT, made.id, {"b": "2"})).metadata == {"b": "2"}
+    assert (await store.conversation(TENANT, made.id)).metadata == {"b": "2"}
 
 
 async def test_a_turn_is_taken_through_its_states(store):

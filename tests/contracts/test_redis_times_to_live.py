@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from services.conversations import ids, redis_calls
 from services.conversations.keys import Keys
-from services.conversations.records import TurnState
+from services.conversations.records import Item, TurnState
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.scripts import lines
 from services.conversations.store import Reply, Tail, Verdict
@@ -81,6 +81,37 @@ async def test_begin_renews_the_history(store, redis, turn):
     await store.begin(a_begin(ids.new_response(ids.conversation_of(turn)), base_version=1))
     for key in [keys.line(), keys.items(), keys.item, keys.index]:
         assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
+
+
+CHANGES = {
+    "append": lambda store, name, _: store.append_items(TENANT, name, [Item(id="", role="user", text="x")]),
+    "delete": lambda store, name, item: store.delete_item(TENANT, name, item),
+    "metadata": lambda store, name, _: store.set_metadata(TENANT, name, {}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+async def test_a_change_renews_the_history(store, redis, turn, change):
+    """A conversation that its caller works on does not expire meanwhile; a deletion's mark lasts a day."""
+    await store.commit(a_commit(turn))
+    keys, _ = Keys.of_turn(TENANT, turn)
+    names = [keys.line(), keys.items(), keys.item, keys.index]
+    for key in names:
+        redis.expire(key, 50)
+    item = (await store.load(TENANT, ids.conversation_of(turn))).items[0]
+    await change(store, ids.conversation_of(turn), item.id)
+    for key in names:
+        assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
+    assert redis.ttl(keys.gone) == (pytest.approx(DAY_S, abs=30) if redis.exists(keys.gone) else -2)
+
+
+async def test_items_change_once_the_active_record_is_gone(store, redis, turn):
+    """A crash, then the record's end: the conversation is its caller's again, not the lost turn's."""
+    keys, part = Keys.of_turn(TENANT, turn)
+    redis.delete(keys.turn(part))
+    await store.append_items(TENANT, ids.conversation_of(turn), [Item(id="", role="user", text="x")])
+    assert await store.commit(a_commit(turn)) == Reply(Verdict.ABSENT)
+    assert len((await store.load(TENANT, ids.conversation_of(turn))).items) == 1
 
 
 async def test_a_tombstone_lasts_a_day(store, redis, turn):

@@ -9,6 +9,7 @@ import pytest
 from cluster.errors import StoreUnavailableError
 from services.conversations import ids
 from services.conversations.queueing import Ref
+from services.conversations.records import Item
 from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import OPERATION_TIMEOUT_S, RedisLink
 from services.conversations.redis_store import RedisConversationStore
@@ -42,6 +43,12 @@ def every_call(store, conversation, turn):
     return [
         store.create(TENANT, metadata={}),
         store.conversation(TENANT, conversation),
+        store.set_metadata(TENANT, conversation, {}),
+        store.item_ids(TENANT, conversation),
+        store.read_items(TENANT, conversation, [ids.new_item(conversation)]),
+        store.item(TENANT, conversation, ids.new_item(conversation)),
+        store.append_items(TENANT, conversation, [Item(id="", role="user", text="x")]),
+        store.delete_item(TENANT, conversation, ids.new_item(conversation)),
         store.load(TENANT, conversation),
         store.items(TENANT, conversation, after=None, limit=1, descending=False),
         store.delete(TENANT, conversation),

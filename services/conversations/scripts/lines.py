@@ -1,4 +1,4 @@
-"""Programs on a line as a whole: make it, read it, page through it, erase it."""
+"""Programs on a line as a whole: make it, read it, rename what it is about, erase it."""
 
 from __future__ import annotations
 
@@ -69,38 +69,17 @@ return append_blobs(head, KEYS[3], redis.call('LRANGE', KEYS[2], first, last))
 """
 )
 
-PAGE: Final = Script(
-    _BLOBS
-    + """
--- One page of items. Writes nothing.
--- KEYS 1 line, 2 items, 3 item
--- ARGV 1 item id to start behind ('' for the start), 2 limit, 3 '1' for newest first
--- Replies {'absent'} (no such conversation), {'unknown'} (no such item), or {'ok', more (0 or 1), blob, ...} in the
---      order asked for
-local head = redis.call('HMGET', KEYS[1], 'ver', 'hidden')
+METADATA: Final = Script("""
+-- Replace a conversation's metadata, whatever it is busy with.
+-- KEYS 1 line, 2 items, 3 item, 4 ix
+-- ARGV 1 metadata, 2 history ttl (s)
+-- Replies {'absent'} or {'ok', created}
+local head = redis.call('HMGET', KEYS[1], 'created', 'hidden')
 if not head[1] or head[2] then return {'absent'} end
-local length, limit = redis.call('LLEN', KEYS[2]), tonumber(ARGV[2])
-local at = ARGV[3] == '1' and length or -1
-if ARGV[1] ~= '' then
-  at = redis.call('LPOS', KEYS[2], ARGV[1])
-  if not at then return {'unknown'} end
-end
-local names, more
-if ARGV[3] == '1' then
-  local first = math.max(at - limit, 0)
-  more = first > 0
-  names = {}
-  if at > 0 then
-    local upward = redis.call('LRANGE', KEYS[2], first, at - 1)
-    for i = #upward, 1, -1 do names[#names + 1] = upward[i] end
-  end
-else
-  names = redis.call('LRANGE', KEYS[2], at + 1, at + limit)
-  more = at + limit + 1 < length
-end
-return append_blobs({'ok', more and 1 or 0}, KEYS[3], names)
-"""
-)
+redis.call('HSET', KEYS[1], 'meta', ARGV[1])
+for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+return {'ok', tonumber(head[1])}
+""")
 
 ERASE: Final = Script("""
 -- Erase a root and leave a tombstone. The caller names the keys of lines and turns after reading ix; what began since

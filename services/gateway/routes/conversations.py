@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from services.conversations.store import ItemPage
+from services.conversations.item_store import ItemPage
 from services.gateway.auth import CurrentTenant
 from services.gateway.body import read_body
 from services.gateway.deps import Deps
