@@ -76,6 +76,7 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         history_ttl_s=args.history_ttl_s,
         longest_turn_s=args.longest_turn_s,
         drain_grace_s=args.drain_grace_s,
+        max_conversation_items=args.max_conversation_items,
         quantize=args.quantize,
         lora=args.lora,
         prefix=args.prefix,

@@ -34,6 +34,7 @@ class AppArgs(BaseModel):
     history_ttl_s: int
     longest_turn_s: int
     drain_grace_s: int
+    max_conversation_items: int = 10_000
     deterministic: bool = False
     engine_process: bool = False
     quantize: int = 0

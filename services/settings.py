@@ -67,6 +67,7 @@ class ClusterSettings(BaseSettings):
     lora: Path | None = Field(None, description="folder of a LoRA adapter (PEFT) to apply")
     prefix: Path | None = Field(None, description="folder of a tuned prefix (P-Tuning v2) to apply")
     history_ttl_days: Annotated[float, Field(gt=0)] = 30
+    max_conversation_items: Annotated[int, Field(ge=20, le=1_000_000)] = 10_000
     drain_grace_s: Annotated[int, Field(ge=0, le=LONGEST_TURN_S)] = 30
 
     @field_validator("redis_url")

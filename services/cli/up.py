@@ -108,6 +108,10 @@ def up(
     history_ttl_days: Annotated[
         float | None, _option("How long an idle conversation is kept; default 30.", "history_ttl_days")
     ] = None,
+    max_conversation_items: Annotated[
+        int | None,
+        _option("Items that a conversation takes from its caller; default 10000.", "max_conversation_items"),
+    ] = None,
     drain_grace_s: Annotated[
         int | None,
         _option("Turns of a replica being stopped go on elsewhere after so many seconds; default 30.", "drain_grace_s"),
@@ -146,6 +150,7 @@ def up(
         lora=lora,
         prefix=prefix,
         history_ttl_days=history_ttl_days,
+        max_conversation_items=max_conversation_items,
         drain_grace_s=drain_grace_s,
         state_dir=state_dir,
     )

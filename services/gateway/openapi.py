@@ -14,18 +14,25 @@ from pydantic.json_schema import models_json_schema
 
 from services.gateway.schemas.changes import ScaleRequest
 from services.gateway.schemas.chat import ChatCompletionRequest
-from services.gateway.schemas.conversations import ConversationRequest
+from services.gateway.schemas.conversations import ConversationRequest, ConversationUpdate, ItemsRequest
 from services.gateway.schemas.models import ErrorBody
 from services.gateway.schemas.responses import ResponseRequest
 
-_BODIES: tuple[type[BaseModel], ...] = (ChatCompletionRequest, ResponseRequest, ConversationRequest, ScaleRequest)
+_BODIES: tuple[type[BaseModel], ...] = (
+    ChatCompletionRequest,
+    ResponseRequest,
+    ConversationRequest,
+    ConversationUpdate,
+    ItemsRequest,
+    ScaleRequest,
+)
 _REF = "#/components/schemas/{model}"
 _EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 _REASONS = {
     400: "A field is wrong; `param` names it.",
     401: "No, wrong, revoked or malformed API key.",
-    404: "No such model or conversation.",
-    409: "Another turn of the conversation is running.",
+    404: "No such model, conversation or item.",
+    409: "A turn of the conversation is running.",
     413: "The body is too large.",
     429: "The queue is full; see Retry-After.",
     503: "No replica, or no store, answers now; see Retry-After.",
@@ -43,10 +50,12 @@ def answers(shape: type[BaseModel], *errors: int, is_streamed: bool = False) -> 
     success: dict[str, Any] = {"model": shape}
     if is_streamed:
         success["content"] = _EVENTS
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": _REASONS[status]} for status in errors
-    }
-    return {200: success, **problems}
+    return {200: success, **problems(*errors)}
+
+
+def problems(*errors: int) -> dict[int | str, dict[str, Any]]:
+    """``responses`` of a route whose class of response tells of its success: the errors it may give."""
+    return {status: {"model": ErrorBody, "description": _REASONS[status]} for status in errors}
 
 
 class DocumentedApp(FastAPI):

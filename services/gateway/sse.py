@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from starlette.types import Send
 
 from services.gateway.connection import SlowClientError, cancelled
+from services.json_line import one_line
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -20,17 +21,6 @@ HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
-
-
-# Line ends to Unicode and to many clients' line readers, though not to the format: written as JSON escapes.
-LINE_ENDS = tuple((mark.encode(), f"\\u{ord(mark):04x}".encode()) for mark in "\x85\u2028\u2029")
-
-
-def one_line(data: bytes) -> bytes:
-    """JSON that no reader takes for several lines."""
-    for mark, escape in LINE_ENDS:
-        data = data.replace(mark, escape)
-    return data
 
 
 def frame(data: bytes, *, event: str = "", event_id: str = "") -> bytes:

@@ -45,7 +45,9 @@ class TurnProcess:
             drain_grace_s=config.drain_grace_s,
         )
         self.link = RedisLink(config.redis_url)
-        self.store = RedisConversationStore(self.link, history_ttl_s=config.history_ttl_s)
+        self.store = RedisConversationStore(
+            self.link, history_ttl_s=config.history_ttl_s, max_items=config.max_conversation_items
+        )
         self.index = RedisIdIndex(self.link)
         self.queue = RedisQueue(self.link, BACKGROUND)
         self.due = RedisDueIndex(self.link)

@@ -32,7 +32,8 @@ from services.gateway.schemas.chat_completion import (
     FunctionDelta,
     ToolCallDelta,
 )
-from services.gateway.sse import DONE, frame, one_line
+from services.gateway.sse import DONE, frame
+from services.json_line import one_line
 from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
 
 _NO_TEXT = b'"content":""'

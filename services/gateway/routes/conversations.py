@@ -1,4 +1,7 @@
-"""``/v1/conversations``: make, look at and erase conversations. Another tenant's id is an unknown one."""
+"""``/v1/conversations``: make, change, read, export and erase conversations and their items.
+
+Another tenant's id is an unknown one.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from services.conversations.item_store import ItemPage
+from services.conversations.export import export
 from services.gateway.auth import CurrentTenant
 from services.gateway.body import read_body
 from services.gateway.deps import Deps
-from services.gateway.openapi import answers, body_of
+from services.gateway.lines_reply import LinesReply
+from services.gateway.openapi import answers, body_of, problems
 from services.gateway.schemas.base import Shape
 from services.gateway.schemas.conversations import (
     Conversation,
@@ -19,7 +23,10 @@ from services.gateway.schemas.conversations import (
     ConversationItems,
     ConversationMessage,
     ConversationRequest,
+    ConversationUpdate,
     ErasedPages,
+    ItemQuery,
+    ItemsRequest,
     PageQuery,
 )
 
@@ -45,6 +52,18 @@ async def get_conversation(conversation: str, deps: Deps, tenant: CurrentTenant)
     return _json(Conversation.of(await deps.store.conversation(tenant.id, conversation)))
 
 
+@router.post(
+    "/{conversation}",
+    response_model=None,
+    openapi_extra=body_of(ConversationUpdate),
+    responses=answers(Conversation, 400, 401, 404, 413, 503),
+)
+async def update_conversation(request: Request, conversation: str, deps: Deps, tenant: CurrentTenant) -> Response:
+    """Replace a conversation's metadata, even while a turn of it runs."""
+    body = await read_body(request, ConversationUpdate)
+    return _json(Conversation.of(await deps.store.set_metadata(tenant.id, conversation, dict(body.metadata or {}))))
+
+
 @router.delete("/{conversation}", response_model=None, responses=answers(ConversationDeleted, 401, 404, 503))
 async def delete_conversation(conversation: str, deps: Deps, tenant: CurrentTenant) -> Response:
     """Erase a conversation and all its turns, and drop its KV on every replica that can be reached."""
@@ -54,26 +73,62 @@ async def delete_conversation(conversation: str, deps: Deps, tenant: CurrentTena
 
 @router.get("/{conversation}/items", response_model=None, responses=answers(ConversationItems, 400, 401, 404, 503))
 async def list_items(
-    conversation: str,
-    deps: Deps,
-    tenant: CurrentTenant,
-    asked: Annotated[PageQuery, Query()],
+    conversation: str, deps: Deps, tenant: CurrentTenant, asked: Annotated[PageQuery, Query()]
 ) -> Response:
     """A page of a conversation's items, newest first unless asked otherwise."""
     page = await deps.store.items(
-        tenant.id, conversation, after=asked.after, limit=asked.limit, descending=asked.order == "desc"
+        tenant.id,
+        conversation,
+        after=asked.before or asked.after,
+        limit=asked.limit,
+        descending=asked.is_descending,
     )
-    return _json(_page(page))
+    items = page.items[::-1] if asked.before else page.items
+    return _json(ConversationItems.of(items, has_more=page.has_more))
 
 
-def _page(page: ItemPage) -> ConversationItems:
-    data = [ConversationMessage.of(item) for item in page.items]
-    return ConversationItems(
-        data=data,
-        first_id=data[0].id if data else "",
-        last_id=data[-1].id if data else "",
-        has_more=page.has_more,
-    )
+@router.post(
+    "/{conversation}/items",
+    response_model=None,
+    openapi_extra=body_of(ItemsRequest),
+    responses=answers(ConversationItems, 400, 401, 404, 409, 413, 503),
+)
+async def create_items(
+    request: Request, conversation: str, deps: Deps, tenant: CurrentTenant, _: Annotated[ItemQuery, Query()]
+) -> Response:
+    """Append up to 20 items, all or none; refused while a turn of the conversation runs."""
+    body = await read_body(request, ItemsRequest)
+    added = await deps.store.append_items(tenant.id, conversation, body.records())
+    return _json(ConversationItems.of(added, has_more=False))
+
+
+@router.get(
+    "/{conversation}/items/{item}", response_model=None, responses=answers(ConversationMessage, 400, 401, 404, 503)
+)
+async def get_item(
+    conversation: str, item: str, deps: Deps, tenant: CurrentTenant, _: Annotated[ItemQuery, Query()]
+) -> Response:
+    """One item of a conversation."""
+    return _json(ConversationMessage.of(await deps.store.item(tenant.id, conversation, item)))
+
+
+@router.delete("/{conversation}/items/{item}", response_model=None, responses=answers(Conversation, 401, 404, 409, 503))
+async def delete_item(conversation: str, item: str, deps: Deps, tenant: CurrentTenant) -> Response:
+    """Erase one item, here and for the branches that share it; refused while a turn of the conversation runs."""
+    return _json(Conversation.of(await deps.store.delete_item(tenant.id, conversation, item)))
+
+
+@router.get(
+    "/{conversation}/export",
+    response_model=None,
+    response_class=LinesReply,
+    status_code=200,
+    responses=problems(401, 404, 503),
+)
+async def export_conversation(conversation: str, deps: Deps, tenant: CurrentTenant) -> Response:
+    """The conversation and the items that it has now, as JSON Lines."""
+    lines = export(deps.store, tenant.id, conversation)
+    return LinesReply(lines, write_timeout_s=deps.limits.write_timeout_s)
 
 
 def _json(shape: Shape) -> Response:
