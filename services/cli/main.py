@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cluster.errors import ClusterError
-from services.cli import change, chat, down, env, key, model, queue, status, tenant, up
+from services.cli import change, chat, conversation, down, env, key, model, queue, status, tenant, up
 
 app = typer.Typer(
     name="chatglm-cluster",
@@ -26,6 +26,7 @@ app.command("chat")(chat.chat)
 app.add_typer(key.app, name="key")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(queue.app, name="queue")
+app.add_typer(conversation.app, name="conversation")
 app.add_typer(model.app, name="model")
 
 
