@@ -38,6 +38,7 @@ def test_a_joined_cluster_needs_a_store_that_all_its_machines_reach() -> None:
     ("name", "value", "words"),
     [
         ("replicas", 0, "greater than or equal to 1"),
+        ("max_conversation_items", 19, "greater than or equal to 20"),
         ("max_replicas", 1, "must be at least --replicas (2)"),
         ("scale_up_delay_s", -1, "greater than or equal to 0"),
         ("device", "tpu", "'auto', 'cpu' or 'cuda'"),

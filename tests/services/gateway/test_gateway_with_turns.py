@@ -301,3 +301,21 @@ async def _until_free(ai: openai.AsyncOpenAI, conversation: str) -> None:
         except openai.ConflictError:
             continue
         return
+
+
+async def test_the_next_turn_reads_the_items_that_its_caller_made(
+    ai: openai.AsyncOpenAI, backend: ScriptedBackend
+) -> None:
+    """An answer deleted and another one appended: the prompt is that of a conversation begun with these."""
+    changed = await ai.conversations.create()
+    await ai.responses.create(model=MODEL, input="One", conversation=changed.id)
+    _, answer = [item async for item in ai.conversations.items.list(changed.id, order="asc")]
+    assert answer.id is not None
+    await ai.conversations.items.delete(answer.id, conversation_id=changed.id)
+    await ai.conversations.items.create(changed.id, items=[{"role": "assistant", "content": "Other"}])
+    same = await ai.conversations.create(
+        items=[{"role": "user", "content": "One"}, {"role": "assistant", "content": "Other"}]
+    )
+    for conversation in (changed.id, same.id):
+        await ai.responses.create(model=MODEL, input="Two", conversation=conversation)
+    assert backend.requests[-2].prompt_ids == backend.requests[-1].prompt_ids
