@@ -10,7 +10,7 @@ from services.conversations import ids
 from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.records import Item, TurnState
 from services.conversations.redis_store import RedisConversationStore
-from services.conversations.store import Fork, Verdict
+from services.conversations.store import Fork, Part, Verdict
 from tests.support.turns import TENANT, a_begin, a_commit
 
 TEXTS = ["一", "two", "\x00 <|user|>", "four", "five"]
@@ -154,7 +154,7 @@ async def test_a_branch_skips_a_deleted_item_and_keeps_its_own(store, made, held
     assert (await store.begin(a_begin(turn, **branch))).verdict is Verdict.OK
     await store.commit(a_commit(turn, line="bbranch"))
     await store.delete_item(TENANT, made.id, held[1].id)
-    on_branch = (await store.load(TENANT, made.id, line="bbranch")).items
+    on_branch = (await store.load(TENANT, made.id, Part("bbranch"))).items
     assert texts(on_branch) == [TEXTS[0], TEXTS[2], "question", "答"]
     with pytest.raises(NotFoundError, match="item"):
         await store.item(TENANT, made.id, on_branch[-1].id)

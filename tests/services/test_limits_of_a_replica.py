@@ -44,8 +44,9 @@ COMPOSED = """
     from services.app import build
 
     gateway = build(msgspec.json.decode(sys.argv[1]))._bound_deployment
-    (replica,) = [each for each in gateway.init_args if hasattr(each, "_bound_deployment")]
-    print(msgspec.json.encode(replica._bound_deployment.init_args[0]).decode())
+    bound = [each._bound_deployment for each in gateway.init_args if hasattr(each, "_bound_deployment")]
+    (replica,) = [each for each in bound if each.name == "Replica"]
+    print(msgspec.json.encode(replica.init_args[0]).decode())
 """
 
 

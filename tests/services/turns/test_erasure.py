@@ -190,5 +190,5 @@ async def test_a_turn_that_runs_meanwhile_leaves_nothing(kit: TurnKit, backend: 
         assert (erasing_it.dropped, erasing_it.held > 0) == (0, True)
         last = [event async for event in events][-1]
     assert isinstance(last, TurnEvent)
-    assert last.kind is EventKind.FAILED
+    assert last.kind is EventKind.BROKEN
     assert (list(backend._kept), backend._running) == ([], {})
