@@ -198,6 +198,25 @@ async def test_a_busy_conversation(ai: openai.AsyncOpenAI, backend: ScriptedBack
     assert events[-1].type == "response.completed"
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_a_chat_longer_than_the_context(ai: openai.AsyncOpenAI, backend: ScriptedBackend, is_kept: bool) -> None:  # noqa: FBT001 - pytest passes by name
+    """With truncation ``auto`` it goes on, kept here or by the client, and most of it is found in the cache."""
+    conversation = (await ai.conversations.create()).id
+    history: list[Any] = []
+    usages = []
+    for question in range(25):
+        asked = {"role": "user", "content": f"Question {question}"}
+        history = [asked] if is_kept else [*history, asked]
+        scope: Any = {"conversation": conversation} if is_kept else {"store": False}
+        response = await ai.responses.create(model=MODEL, input=history, truncation="auto", **scope)
+        history.append({"role": "assistant", "content": response.output_text})
+        assert response.truncation == "auto"
+        usages.append(response.usage)
+    assert max(len(request.prompt_ids) for request in backend.requests) <= CONTEXT * 3 // 4
+    found = sum(usage.input_tokens_details.cached_tokens for usage in usages if usage)
+    assert found > 0.7 * sum(usage.input_tokens for usage in usages if usage)
+
+
 async def test_too_long_for_the_context(ai: openai.AsyncOpenAI) -> None:
     """Prompt and max_tokens over the context are a 400 that names both numbers."""
     with pytest.raises(openai.BadRequestError, match=r"\b512\b.*\b600 for the answer") as caught:

@@ -43,6 +43,25 @@ async def test_plain_response(ai: openai.AsyncOpenAI) -> None:
     assert (response.temperature, response.top_p) == (0.8, 0.8)
 
 
+@pytest.mark.parametrize("scope", [{}, {"store": False}])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "disabled"),
+        ({"truncation": None}, "disabled"),
+        ({"truncation": "disabled"}, "disabled"),
+        ({"truncation": "auto"}, "auto"),
+    ],
+)
+async def test_truncation_is_asked_for_and_told(
+    client: httpx.AsyncClient, turns: FakeTurns, scope: dict[str, Any], asked: dict[str, Any], expected: str
+) -> None:
+    """Stored and stateless turns take it alike, and the response says what was used."""
+    reply = await client.post("/v1/responses", json={"model": MODEL, "input": "hi"} | scope | asked)
+    assert reply.status_code == 200
+    assert reply.json()["truncation"] == turns.asked[0].truncation == expected
+
+
 async def test_responses_fit_the_official_types(client: httpx.AsyncClient) -> None:
     """The body validates against the client's own model."""
     reply = await client.post("/v1/responses", json={"model": MODEL, "input": "hi", "instructions": "be brief"})

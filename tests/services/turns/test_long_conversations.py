@@ -173,6 +173,18 @@ async def test_new_input_is_never_cut(kit):
     assert (await kit.store.load(TENANT, conversation)).version == 4
 
 
+async def test_new_input_of_several_turns_is_never_cut_either(kit):
+    """What comes with a stored turn is all new, however many answers it holds."""
+    conversation = await ruled(kit)
+    await talk(kit, conversation, 12)
+    new = [user("word " * 60), Message(Role.ASSISTANT, "word " * 60), user("And?")]
+    _, events = await collect(kit.service.respond(automatic(kit, *new, conversation=conversation)))
+    told = [PromptMessage(message.role, message.text) for message in new]
+    ids = [token_id for piece in pieces(kit.tokenizer, told) for token_id in piece.ids]
+    assert events[-1].kind is EventKind.COMPLETED
+    assert kit.backend.requests[-1].prompt_ids[-1 - len(ids) : -1] == ids
+
+
 async def test_without_truncation_a_turn_that_does_not_fit_is_refused_with_a_hint(kit):
     """Nothing is left out unasked; with ``auto`` the same conversation goes on."""
     conversation = await ruled(kit, *long_past(40, old="Tell me more of that"))

@@ -28,12 +28,12 @@ class Orphanage:
         self.tokenizer = tokenizer
         self.conversation = self.turn = ""
 
-    async def leave(self, said: str, stop: list[str]) -> None:
+    async def leave(self, said: str, stop: list[str], window: str = "") -> None:
         store = self.kit.store
         self.conversation = (await store.create(TENANT, metadata={})).id
         self.turn = ids.new_response(self.conversation)
         question = Item(id=ids.new_item(self.conversation), role="user", text="Tell me", turn=self.turn)
-        begin = a_begin(self.turn, lease_s=LEASE_S, request=a_request(input=[question], stop=stop))
+        begin = a_begin(self.turn, lease_s=LEASE_S, request=a_request(input=[question], stop=stop, window=window))
         assert (await store.begin(begin)).verdict is Verdict.OK
         sampled = self.tokenizer.encode_text(said)
         await store.note([a_note(self.turn, 0, sampled, lease_s=LEASE_S)])
@@ -75,6 +75,14 @@ async def test_after_the_lease_the_partial_answer_is_kept_and_the_conversation_g
     assert await orphanage.texts() == ["Tell me", "Once upon", "And now?", "Fine."]
     assert (record.state, record.answer.status) == (TurnState.INCOMPLETE, "incomplete")
     assert str(sampled)[1:-1] in str(prompt)
+
+
+async def test_the_partial_answer_says_where_its_window_began(orphanage):
+    """The next turn goes on from there, as if its owner had lived."""
+    await orphanage.leave("\n Once upon", [], window="msg_first")
+    orphanage.now += LEASE_S + 1
+    await orphanage.next_turn()
+    assert (await orphanage.kit.store.turn(TENANT, orphanage.turn)).answer.window == "msg_first"
 
 
 async def test_a_journal_with_a_stop_string_is_cut_as_its_owner_would_have(orphanage):

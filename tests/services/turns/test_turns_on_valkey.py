@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
 
 from cluster.errors import ConversationBusyError
 from services.backend.scripted import ScriptedBackend
-from services.conversations.records import TurnState
+from services.conversations.records import Item, TurnState
 from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
-from services.turns.events import EventKind, Message, Role, TurnEvent
+from services.turns.events import EventKind, Message, Role, Truncation, TurnEvent
+from services.turns.prompt import digest, prompt_ids
+from services.turns.rebuild import prompt_messages
 from services.turns.settings import JournalSettings, TurnSettings
 from tests.support.turn_kit import TENANT, TurnKit, collect, deltas, until, user
 from tests.support.valkey import running_valkey
@@ -116,3 +119,26 @@ async def _try(kit, conversation) -> TurnEvent | None:
     except ConversationBusyError:
         return None
     return events[-1]
+
+
+async def test_the_window_of_a_long_conversation_is_kept(kit):
+    """Another process goes on with the prompt as it was cut, and a third one can rebuild it."""
+    past = [Item(id="", role=role, text="Tell me more") for _ in range(200) for role in ("user", "assistant")]
+    rule = Item(id="", role="system", text="Be kind.")
+    conversation = (await kit.store.create(TENANT, metadata={}, items=[rule, *past])).id
+    other = kit.another()
+    await other.start()
+    records = []
+    for process in (kit.service, other):
+        turn = replace(kit.stored_turn(conversation=conversation), truncation=Truncation.AUTO)
+        async with aclosing(process.respond(turn)) as events:
+            record = await kit.store.turn(TENANT, (await anext(events)).response_id)
+            rebuilt = prompt_ids(kit.tokenizer, await prompt_messages(kit.store, TENANT, record))
+            assert digest(rebuilt) == record.request.prompt_digest
+            records.append(record)
+            async for _ in events:
+                pass
+    await other.stop()
+    first, second = kit.backend.requests
+    assert records[0].request.window == records[1].request.window != ""
+    assert second.prompt_ids[: len(first.prompt_ids)] == first.prompt_ids
