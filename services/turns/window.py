@@ -18,10 +18,11 @@ from services.turns.events import Role
 
 MAX_LEAD: Final = 20  # leading system messages that always stay; more of them are part of the first turn
 
+# The stride, as a part of what the window may hold. A window that holds S and drops f*S has each token computed 1/f
+# times and remembers (1 - f/2)*S on average: docs/benchmarks/window.md shows what that means for chats.
+STRIDE: Final = 0.5
+
 _RESERVED: Final = 4  # one part in so many of the context is the answer's where nobody says how long it may be
-# The stride, as a part of what the window may hold. A window that holds S and drops f*S computes each token 1/f times
-# and remembers (1 - f/2)*S on average: docs/benchmarks/window.md shows what that means for chats.
-_STRIDE: Final = 2
 _OPENING: Final = (Role.USER, Role.SYSTEM)
 
 
@@ -40,7 +41,7 @@ def space(context_length: int, max_tokens: int | None, always: int) -> int:
     return context_length - reserved - always
 
 
-def first(roles: Sequence[str], tokens: Sequence[int], *, num_new: int, space: int) -> int:
+def first(roles: Sequence[str], tokens: Sequence[int], *, num_new: int, space: int, stride: float = STRIDE) -> int:
     """Index of the first message that stays, 0 where all do.
 
     Args:
@@ -49,14 +50,15 @@ def first(roles: Sequence[str], tokens: Sequence[int], *, num_new: int, space: i
         tokens: of each message.
         num_new: the newest messages, never cut; nor is the turn that they go on with. They may exceed ``space``.
         space: tokens that may stay.
+        stride: part of ``space`` that is dropped at once.
     """
     offsets = [0, *accumulate(tokens)]
     starts = [i for i in _turn_starts(roles) if i <= len(roles) - num_new]
     excess = offsets[-1] - space
     if excess <= 0:
         return 0
-    stride = max(space // _STRIDE, 1)
-    dropped = -(-excess // stride) * stride
+    step = max(int(space * stride), 1)
+    dropped = -(-excess // step) * step
     found = next((i for i in starts if offsets[i] >= dropped), starts[-1])
     # Something is remembered where it can be, even if the next turn has to cut again.
     before = max((i for i in starts[:-1] if offsets[-1] - offsets[i] <= space), default=found)
