@@ -47,7 +47,7 @@ class Piece:
 
 
 def stored_messages(instructions: str | None, history: Iterable[Item], new: Iterable[Item]) -> list[PromptMessage]:
-    """A stored turn's messages: this turn's instructions, the whole conversation, the new input."""
+    """A stored turn's messages: this turn's instructions, what it is shown of the conversation, the new input."""
     system = [PromptMessage(Role.SYSTEM, instructions)] if instructions is not None else []
     return system + [item_message(item) for item in (*history, *new)]
 

@@ -1,4 +1,4 @@
-"""Conversations that outgrow the context: what the model is shown, what is read for it, and what stays cached."""
+"""Conversations that outgrow the context: what the model is shown of them, and what stays cached."""
 
 from __future__ import annotations
 
@@ -10,36 +10,16 @@ import pytest
 
 from cluster.errors import ContextLengthExceededError
 from services.backend.scripted import Fault, FaultKind
-from services.conversations.records import Item
 from services.turns.events import EventKind, Message, Role, Truncation
 from services.turns.prompt import PromptMessage, pieces
-from tests.support.turn_kit import MODEL, QUICK, TENANT, collect, user
+from tests.support.long_talks import RULE, automatic, in_prompt, long_past, respond, ruled, talk
+from tests.support.turn_kit import MODEL, TENANT, collect, user
 
 NUM_TURNS = 60
-RULE = Item(id="", role="system", text="Be kind.")
 ROOM = MODEL.context_length * 3 // 4
 
 
-def automatic(kit, *messages, **fields):
-    return replace(kit.stored_turn(*messages, **fields), truncation=Truncation.AUTO)
-
-
-async def respond(kit, conversation, text, **fields):
-    turn = automatic(kit, user(text), conversation=conversation, **fields)
-    return await collect(kit.service.respond(turn))
-
-
-async def talk(kit, conversation, num_turns=NUM_TURNS):
-    """Usage and window of each turn."""
-    told = []
-    for turn in range(num_turns):
-        started, events = await respond(kit, conversation, f"Question {turn}")
-        record = await kit.store.turn(TENANT, started.response_id)
-        told.append((events[-1].result.usage, record.request.window))
-    return told
-
-
-async def chat(kit, num_turns=NUM_TURNS):
+async def chat(kit, num_turns):
     """The same talk by a client that keeps its history and sends it each time. Usage of each turn."""
     history, told = [Message(Role.SYSTEM, RULE.text)], []
     for turn in range(num_turns):
@@ -51,48 +31,9 @@ async def chat(kit, num_turns=NUM_TURNS):
     return told
 
 
-def in_prompt(kit, messages, prompt):
-    """Whether the messages open the prompt."""
-    ids = [token_id for piece in pieces(kit.tokenizer, messages) for token_id in piece.ids]
-    return prompt[2 : 2 + len(ids)] == ids
-
-
-async def ruled(kit, *items):
-    """A conversation with a rule and maybe more."""
-    return (await kit.store.create(TENANT, metadata={}, items=[RULE, *items])).id
-
-
-def long_past(num_turns, *, old="\ud800"):
-    """Turns of about 20 tokens; the older half cannot be encoded."""
-    texts = [old if turn < num_turns // 2 else f"What about the number {turn}?" for turn in range(num_turns)]
-    return [Item(id="", role=role, text=text) for text in texts for role in ("user", "assistant")]
-
-
-class Reads:
-    """Counts the items that a store gives."""
-
-    def __init__(self, monkeypatch, store):
-        self.num_items, self.num_calls = 0, 0
-        load, page = store.load, store.items
-
-        async def counted_load(*args, **fields):
-            return self._count(await load(*args, **fields))
-
-        async def counted_page(*args, **fields):
-            return self._count(await page(*args, **fields))
-
-        monkeypatch.setattr(store, "load", counted_load)
-        monkeypatch.setattr(store, "items", counted_page)
-
-    def _count(self, reply):
-        self.num_calls += 1
-        self.num_items += len(reply.items)
-        return reply
-
-
 async def test_a_long_conversation_is_mostly_found_in_the_cache(kit):
     """Four in five tokens of all prompts were computed before, though half of the turns came after the first cut."""
-    told = await talk(kit, await ruled(kit))
+    told = await talk(kit, await ruled(kit), NUM_TURNS)
     windows = [window for _, window in told]
     assert windows.index(next(filter(None, windows))) < NUM_TURNS / 2
     assert sum(usage.cached_tokens for usage, _ in told) > 0.8 * sum(usage.prompt_tokens for usage, _ in told)
@@ -100,7 +41,7 @@ async def test_a_long_conversation_is_mostly_found_in_the_cache(kit):
 
 async def test_between_two_cuts_every_prompt_begins_with_the_one_before(kit):
     """A window moves seldom, and as long as it does not, prompts only grow at their end."""
-    told = await talk(kit, await ruled(kit))
+    told = await talk(kit, await ruled(kit), NUM_TURNS)
     prompts = [request.prompt_ids for request in kit.backend.requests]
     windows = [window for _, window in told]
     stays = [i for i in range(1, NUM_TURNS) if windows[i] == windows[i - 1]]
@@ -113,7 +54,7 @@ async def test_between_two_cuts_every_prompt_begins_with_the_one_before(kit):
 async def test_a_window_never_moves_back(kit):
     """What was forgotten stays so, and each window begins with a question."""
     conversation = await ruled(kit)
-    windows = [window for _, window in await talk(kit, conversation)]
+    windows = [window for _, window in await talk(kit, conversation, NUM_TURNS)]
     line = await kit.store.load(TENANT, conversation)
     places = {item.id: (place, item.role) for place, item in enumerate(line.items)}
     begins = [places[window] for window in windows if window]
@@ -136,7 +77,7 @@ async def test_system_messages_and_instructions_stay(kit, instructions):
 
 async def test_a_history_that_comes_with_the_request_is_cut_at_places_that_stay(kit):
     """Nothing is kept of a stateless chat, and its cache is found all the same."""
-    usages = await chat(kit)
+    usages = await chat(kit, NUM_TURNS)
     prompts = [request.prompt_ids for request in kit.backend.requests]
     assert all(len(prompt) <= ROOM for prompt in prompts)
     assert all(in_prompt(kit, [PromptMessage("system", RULE.text)], prompt) for prompt in prompts)
@@ -209,50 +150,6 @@ async def test_without_truncation_a_conversation_that_fits_is_whole_again(kit):
     assert in_prompt(kit, told, kit.backend.requests[-1].prompt_ids)
 
 
-async def test_of_a_very_long_conversation_only_the_end_is_read_and_encoded(kit, monkeypatch):
-    """Two thousand turns cost what a hundred do: texts that have no ids are never looked at."""
-    conversation = await ruled(kit, *long_past(2000))
-    reads = Reads(monkeypatch, kit.store)
-    told = await talk(kit, conversation, 5)
-    assert reads.num_items <= 5 * (QUICK.load_items + 20)
-    assert reads.num_calls == 10
-    assert all(window for _, window in told)
-    assert in_prompt(kit, [PromptMessage("system", RULE.text)], kit.backend.requests[-1].prompt_ids)
-
-
-async def test_a_short_conversation_is_read_in_one_call(kit, monkeypatch):
-    """There is no look at the beginning of a line that was loaded whole."""
-    conversation = await ruled(kit)
-    reads = Reads(monkeypatch, kit.store)
-    await talk(kit, conversation, 3)
-    assert reads.num_calls == 3
-
-
-@pytest.mark.parametrize("load_items", [1, 2, 5, 1000])
-async def test_how_much_is_read_at_once_changes_nothing(kit, tokenizer, load_items):
-    """The prompts are the same, however many looks they take."""
-    past = long_past(120)
-    await talk(kit, await ruled(kit, *past), 12)
-    expected = [request.prompt_ids for request in kit.backend.requests]
-    kit.backend.requests.clear()
-    kit.settings = replace(QUICK, load_items=load_items)
-    kit.service = kit.another()
-    await kit.service.start()
-    await talk(kit, await ruled(kit, *past), 12)
-    await kit.service.stop()
-    assert [request.prompt_ids for request in kit.backend.requests] == expected
-
-
-async def test_long_rules_are_told_once(kit):
-    """Leading messages that are read among the newest are not repeated behind the others."""
-    rule = Item(id="", role="system", text="Be kind. " * 45)
-    conversation = (await kit.store.create(TENANT, metadata={}, items=[rule])).id
-    await talk(kit, conversation, 30)
-    role = kit.tokenizer.role_id("system")
-    assert {request.prompt_ids.count(role) for request in kit.backend.requests} == {1}
-    assert all(request.prompt_ids[2] == role for request in kit.backend.requests)
-
-
 async def test_a_turn_that_was_given_up_leaves_the_window_as_it_was(kit):
     """Only an answer in the history moves it."""
     conversation = await ruled(kit)
@@ -273,16 +170,3 @@ async def test_a_turn_that_was_stopped_keeps_its_window(kit):
     newest = (await kit.store.load(TENANT, conversation)).items[-1]
     assert (newest.status, newest.window) == ("incomplete", before)
     assert before
-
-
-async def test_a_window_whose_first_item_is_gone_is_cut_anew(kit):
-    """Reading ends where no more can fit, whatever an answer remembers."""
-    sampled = Item(id="", role="assistant", text="So.", ids=[300], window="msg_gone")
-    conversation = await ruled(kit, *long_past(400), user_item("And?"), sampled)
-    ((_, window),) = await talk(kit, conversation, 1)
-    line = await kit.store.load(TENANT, conversation)
-    assert window in {item.id for item in line.items[-60:]}
-
-
-def user_item(text):
-    return Item(id="", role="user", text=text)
