@@ -1,4 +1,4 @@
-"""The stores under contract: in memory, on a Valkey server, and on a cluster-mode one that refuses to span slots."""
+"""The stores under contract, and their servers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ from services.queue.memory_queue import MemoryDueIndex, MemoryQueue
 from services.queue.redis_queue import RedisQueue
 from services.tenants.memory_keys import MemoryKeyStore
 from services.tenants.redis_keys import RedisKeyStore
+from tests.support.lossy import LossyRedis
+from tests.support.stores import KINDS, REDIS
 from tests.support.valkey import running_valkey
 
-KINDS = [
-    "memory",
-    pytest.param("valkey", marks=pytest.mark.valkey),
-    pytest.param("cluster-mode", marks=pytest.mark.valkey),
-]
 # Tenants' keys live until they are revoked, and revoked ones stay listed; jobs and what is due live until they are done.
 WITHOUT_TTL = ("c1:{keys}:", "c1:q:", "c1:due:")
 
@@ -38,22 +35,44 @@ def cluster_valkey():
         yield server
 
 
+@pytest.fixture(scope="session")
+def plain_redis():
+    with running_valkey(program=REDIS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_redis():
+    with running_valkey(program=REDIS, cluster=True) as server:
+        yield server
+
+
 @pytest.fixture(params=KINDS)
-def server(request):
+def kind(request):
+    """Which store is under contract."""
+    return request.param
+
+
+@pytest.fixture
+def server(kind, request):
     """The server behind the store; None for memory. What a test leaves behind must expire."""
-    if request.param == "memory":
+    if kind == "memory":
         yield None
         return
-    valkey = request.getfixturevalue("plain_valkey" if request.param == "valkey" else "cluster_valkey")
-    yield valkey
-    leaked = valkey.keys_without_ttl(allowed=WITHOUT_TTL)
-    valkey.flush()
+    program, *modes = kind.split("-")
+    running = request.getfixturevalue(f"{'cluster' if 'cluster' in modes else 'plain'}_{program}")
+    yield running
+    leaked = running.keys_without_ttl(allowed=WITHOUT_TTL)
+    running.flush()
     assert leaked == []
 
 
 @pytest.fixture
-async def store(server):
-    made = MemoryConversationStore() if server is None else RedisConversationStore(server.url)
+async def store(kind, server):
+    if server is None:
+        yield MemoryConversationStore()
+        return
+    made = RedisConversationStore(LossyRedis.from_url(server.url) if "twice" in kind else server.url)
     yield made
     await made.close()
 

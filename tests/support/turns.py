@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.protocol import SamplingParams
+from cluster.protocol import Logprobs, SamplingParams
 from services.conversations import codec, ids
 from services.conversations.records import Item, TurnRequest, TurnState
-from services.conversations.store import Begin, Commit, ConversationStore, Note, Tail
+from services.conversations.store import Begin, Commit, ConversationStore, Note, Tail, Verdict
 
 TENANT = "acme"
 LEASE_S = 60.0
+ENDED = {Verdict.OK, Verdict.DONE}  # a commit, and one whose first reply was lost
 
 
 def a_request(text: str = "question", **changes: Any) -> TurnRequest:
@@ -63,6 +64,15 @@ def some_items(turn: str) -> list[Item]:
     return [
         Item(id=ids.new_item(conversation), role="user", text="question", turn=turn, created_at=1),
         Item(id=ids.new_item(conversation), role="assistant", text="答", ids=[5, 64793], turn=turn, created_at=2),
+    ]
+
+
+def some_logprobs(count: int, num_best: int) -> list[Logprobs]:
+    """Of so many ids, each with its own values."""
+    best = range(num_best)
+    return [
+        Logprobs(drawn=-0.1 * at, top_ids=[at + other for other in best], top=[-0.5 * other - at for other in best])
+        for at in range(count)
     ]
 
 

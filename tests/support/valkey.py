@@ -1,4 +1,4 @@
-"""A private Valkey server for tests, on a unix socket in a folder of its own, and the checker of keys left behind."""
+"""A private Valkey or Redis server for tests, on a unix socket in a folder of its own, and the checker of keys left."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from tests.support.waiting import wait_until
 class ValkeyServer:
     """One server process. ``kill`` and ``start`` may alternate; the data is gone in between."""
 
-    def __init__(self, folder: Path, *, cluster: bool = False, port: int = 0) -> None:
+    def __init__(self, folder: Path, program: str, *, cluster: bool = False, port: int = 0) -> None:
         self._folder = folder
+        self._program = program
         self._port = port
         self._cluster = cluster
         self._process: subprocess.Popen[bytes] | None = None
@@ -34,7 +35,7 @@ class ValkeyServer:
         options += ["--dir", str(self._folder), "--cluster-enabled", "yes" if self._cluster else "no"]
         options += ["--cluster-port", str(free_port())]  # its default is one for all servers of a machine
         with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen([str(get_binary_path()), *options], stdout=log, stderr=log)
+            self._process = subprocess.Popen([self._program, *options], stdout=log, stderr=log)
         wait_until(self._answers)
         if self._cluster:
             self._take_all_slots()
@@ -69,6 +70,11 @@ class ValkeyServer:
             names = [key.decode() for key in client.scan_iter()]
             return [name for name in names if client.ttl(name) == -1 and not name.startswith(prefixes)]
 
+    def suffixes(self) -> list[str]:
+        """What the keys are called within their roots."""
+        with self.client() as client:
+            return sorted(key.decode().rpartition(":")[2] for key in client.scan_iter())
+
     def flush(self) -> None:
         """Delete all data; scripts stay known."""
         with self.client() as client:
@@ -90,15 +96,16 @@ class ValkeyServer:
 
 
 @contextmanager
-def running_valkey(*, cluster: bool = False, port: int = 0) -> Iterator[ValkeyServer]:
+def running_valkey(*, program: str = "", cluster: bool = False, port: int = 0) -> Iterator[ValkeyServer]:
     """A server for the time of a ``with``. With ``cluster`` it is a cluster of one node, which refuses what spans slots.
 
-    With a ``port`` it is reached by TCP too, from this machine.
+    ``program`` is another server than the Valkey that is installed here. With a ``port`` it is reached by TCP too, from
+    this machine.
 
     The folder is short, because a socket's path has at most 107 bytes.
     """
     folder = Path(tempfile.mkdtemp(prefix="vk"))
-    server = ValkeyServer(folder, cluster=cluster, port=port)
+    server = ValkeyServer(folder, program or str(get_binary_path()), cluster=cluster, port=port)
     try:
         server.start()
         yield server
