@@ -141,7 +141,7 @@ def erase(root: RootState, entry: TurnEntry, now: float) -> None:
         root.items.pop(name, None)
         line.items = [held for held in line.items if held != name]
     line.version += is_free
-    if not root.turns:
+    if not root.turns and root.conversation is None:
         root.erase(now)
 
 

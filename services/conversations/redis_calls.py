@@ -18,7 +18,7 @@ from cluster.protocol import FinishReason
 from services.conversations import codec, ids
 from services.conversations.items import answer_of, spoken_ids
 from services.conversations.keys import GONE_TTL_S, JOURNAL_SPARE_S, MAIN_LINE, MAX_CLAIMS, TURN_SPARE_S, Keys
-from services.conversations.records import Item, TurnRecord
+from services.conversations.records import Item
 from services.conversations.redis_link import execute
 from services.conversations.scripts import Arg, Script, lines, turns
 from services.conversations.store import Begin, Commit, Note, Reply, Tail
@@ -142,26 +142,25 @@ async def run_many(redis: Redis, script: Script, calls: Sequence[Call]) -> list[
         return await _pipeline(redis, script, calls)
 
 
-async def erase(redis: Redis, keys: Keys, *, only_conversations: bool) -> bool:
-    """Erase all of a root; False when there was nothing."""
-    name = secrets.token_hex(8)
-    head: list[Arg] = [GONE_TTL_S, name, int(only_conversations)]
-    members: Any = await redis.smembers(keys.index)  # bytes
-    outcome = await _erase_once(redis, keys, head, members)
+async def erase(redis: Redis, keys: Keys) -> bool:
+    """Erase a conversation with all of its root; False when there was none."""
+    head: list[Arg] = [GONE_TTL_S, secrets.token_hex(8)]
+    outcome = await _erase_once(redis, keys, head, [])
     existed = outcome[0] != b"absent"
     while outcome[0] == b"more":
         outcome = await _erase_once(redis, keys, head, outcome[1:])
     return existed
 
 
-async def erase_turn(redis: Redis, keys: Keys, part: str, record: TurnRecord, items: Sequence[str]) -> bool:
+async def erase_turn(redis: Redis, keys: Keys, part: str, turn: str) -> bool:
     """Erase one turn, and its root with it when nothing else is left there; False when there was no such turn."""
-    line, own = keys.line(record.line), keys.items(record.line)
-    names = [keys.gone, keys.turn(part), keys.journal(part), line, own, keys.item, keys.index]
-    args: list[Arg] = [GONE_TTL_S, secrets.token_hex(8), _TURN_MEMBER + part, record.id, *items]
+    name = await _line_of(redis, keys, part)
+    names = [keys.gone, keys.turn(part), keys.journal(part), keys.line(name), keys.items(name), keys.item, keys.index]
+    names += [keys.line(), keys.items()]
+    args: list[Arg] = [GONE_TTL_S, secrets.token_hex(8), _TURN_MEMBER + part, turn]
     outcome = await turns.ERASE_TURN.run(redis, names, args)
     if outcome == _LAST_TURN:
-        await erase(redis, keys, only_conversations=False)
+        await erase(redis, keys)
     return bool(outcome)
 
 
@@ -179,12 +178,12 @@ async def read_turn(redis: Redis, keys: Keys, part: str) -> tuple[dict[bytes, by
     return fields, answer
 
 
-async def read_input(redis: Redis, keys: Keys, part: str) -> tuple[list[str], list[Item]]:
-    """Ids and items of an ended turn's input, those left out that were erased."""
+async def read_input(redis: Redis, keys: Keys, part: str) -> list[Item]:
+    """An ended turn's input, without items that were erased."""
     packed: Any = await redis.hget(keys.turn(part), "inputs")
     names = codec.decode_names(packed) if packed else []
     blobs: Any = await redis.hmget(keys.item, names) if names else []
-    return names, [codec.decode_item(blob) for blob in blobs if blob is not None]
+    return [codec.decode_item(blob) for blob in blobs if blob is not None]
 
 
 async def reserve(redis: Redis, key: str, value: bytes, ttl_s: int) -> bytes | None:

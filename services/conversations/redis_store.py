@@ -151,7 +151,7 @@ class RedisConversationStore:
     async def delete(self, tenant: str, conversation: str) -> None:
         """Erase the conversation and all its turns. Raises NotFoundError."""
         keys = Keys.of_conversation(tenant, conversation)
-        if not await self._link.call(lambda redis: redis_calls.erase(redis, keys, only_conversations=True)):
+        if not await self._link.call(lambda redis: redis_calls.erase(redis, keys)):
             raise NotFoundError("conversation", conversation)
 
     async def begin(self, begin: Begin) -> Reply:
@@ -214,8 +214,7 @@ class RedisConversationStore:
         if record.request.input:
             return record.request.input
         keys, part = Keys.of_turn(tenant, record.id)
-        _, items = await self._link.call(lambda redis: redis_calls.read_input(redis, keys, part))
-        return items
+        return await self._link.call(lambda redis: redis_calls.read_input(redis, keys, part))
 
     async def tail(self, tails: Sequence[Tail]) -> list[Tailed]:
         """Look at many turns in one round trip."""
@@ -228,10 +227,7 @@ class RedisConversationStore:
     async def delete_turn(self, tenant: str, turn: str) -> None:
         """Erase a turn and, unless they belong to a conversation, its items. Raises NotFoundError."""
         keys, part = Keys.of_turn(tenant, turn)
-        record = await self.turn(tenant, turn)
-        inputs, _ = await self._link.call(lambda redis: redis_calls.read_input(redis, keys, part))
-        names = [*inputs, *([record.answer.id] if record.answer else [])]
-        if not await self._link.call(lambda redis: redis_calls.erase_turn(redis, keys, part, record, names)):
+        if not await self._link.call(lambda redis: redis_calls.erase_turn(redis, keys, part, turn)):
             raise NotFoundError("response", turn)
 
     async def is_erased(self, tenant: str, turn: str) -> bool:

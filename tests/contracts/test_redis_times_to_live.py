@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from services.conversations import ids, redis_calls
+from services.conversations import ids
 from services.conversations.keys import Keys
 from services.conversations.records import Item, TurnState
 from services.conversations.redis_store import RedisConversationStore
@@ -16,19 +16,6 @@ from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
 pytestmark = pytest.mark.valkey
 HISTORY_TTL_S = 5000
 DAY_S = 86_400
-
-
-class ReadsAnOldIndex:
-    """A client that reads the index as it was before any turn began."""
-
-    def __init__(self, client):
-        self._client = client
-
-    def __getattr__(self, name):
-        return getattr(self._client, name)
-
-    async def smembers(self, key):
-        return set()
 
 
 @pytest.fixture
@@ -161,11 +148,14 @@ async def test_a_journal_with_a_hole_is_refused(store, redis, turn):
     assert (found.state, found.ids, found.is_broken) == (TurnState.RUNNING, (), True)
 
 
-async def test_erasure_covers_turns_that_began_after_the_index_was_read(plain_valkey, redis, turn):
-    """The script answers with the turns it was not told of, and they are erased too."""
-    keys, _ = Keys.of_turn(TENANT, turn)
-    async with Redis.from_url(plain_valkey.url) as client:
-        assert await redis_calls.erase(ReadsAnOldIndex(client), keys, only_conversations=True)
+async def test_a_long_history_is_erased_in_slices(store, redis, turn):
+    """No slice holds the server up, and none is forgotten."""
+    keys, part = Keys.of_turn(TENANT, turn)
+    record = redis.dump(keys.turn(part))
+    for number in range(2500):
+        redis.restore(keys.turn(str(number)), 100_000, record)
+    redis.sadd(keys.index, *(f"turn:{number}" for number in range(2500)))
+    await store.delete(TENANT, ids.conversation_of(turn))
     assert redis.keys("*") == [keys.gone.encode()]
 
 

@@ -82,18 +82,18 @@ return {'ok', tonumber(head[1])}
 """)
 
 ERASE: Final = Script("""
--- Erase a root and leave a tombstone. The caller names the keys of lines and turns after reading ix; what began since
--- then is answered as 'more', and nothing further can begin, for the tombstone stands. Deleting comes first because a
--- server out of memory refuses SADD unless the script has already written.
+-- Erase what somebody made as a conversation, and leave a tombstone: nothing further can begin. What the caller has
+-- named no keys of yet is answered as 'more', a slice at a time, so that a long history does not hold the server up.
+-- Deleting comes first because a server out of memory refuses SADD unless the script has already written.
 -- KEYS 1 gone, 2 main line, 3 its items, 4 item, 5 ix, then those of the other lines and of the turns
--- ARGV 1 tombstone ttl (s), 2 random name of this erasure (so that it, sent again, knows its own work), 3 '1' to erase
---      only what somebody made as a conversation, then the ix members whose keys are given
+-- ARGV 1 tombstone ttl (s), 2 random name of this erasure (so that it, sent again, knows its own work), then the ix
+--      members whose keys are given
 -- Replies {'absent'}, {'ok'} or {'more', ix member, ...}
 if redis.call('EXISTS', KEYS[2], KEYS[5]) == 0 then
   return {redis.call('SISMEMBER', KEYS[1], ARGV[2]) == 1 and 'ok' or 'absent'}
 end
 -- Under a tombstone, what is left belongs to an erasure that was cut short.
-if ARGV[3] == '1' and redis.call('SISMEMBER', KEYS[1], '*') == 0 then
+if redis.call('SISMEMBER', KEYS[1], '*') == 0 then
   local head = redis.call('HMGET', KEYS[2], 'ver', 'hidden')
   if not head[1] or head[2] then return {'absent'} end
 end
@@ -101,8 +101,8 @@ redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4])
 redis.call('SADD', KEYS[1], '*', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 for i = 6, #KEYS do redis.call('UNLINK', KEYS[i]) end
-for i = 4, #ARGV do redis.call('SREM', KEYS[5], ARGV[i]) end
-local left = redis.call('SMEMBERS', KEYS[5])
+for i = 3, #ARGV do redis.call('SREM', KEYS[5], ARGV[i]) end
+local left = redis.call('SRANDMEMBER', KEYS[5], 1000)
 if #left == 0 then return {'ok'} end
 return {'more', unpack(left)}
 """)

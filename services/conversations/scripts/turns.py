@@ -236,11 +236,16 @@ return {turn[1], redis.call('XRANGE', KEYS[2], '(' .. ARGV[1] .. '-0', '+')}
 )
 
 ERASE_TURN: Final = Script("""
--- Erase one turn and leave a tombstone. Its items go too, unless a conversation of somebody's holds them.
--- KEYS 1 gone, 2 turn, 3 journal, 4 line, 5 items, 6 item, 7 ix
--- ARGV 1 tombstone ttl (s), 2 random name of this erasure, 3 ix member of the turn, 4 turn id, then ids of its items
--- Replies 1 when there was such a turn, 2 when it was the last one of a root without a conversation, else 0
-if redis.call('EXISTS', KEYS[2]) == 0 then return redis.call('SISMEMBER', KEYS[1], ARGV[2]) end
+-- Erase one turn and leave a tombstone. Its items go too, unless a conversation of somebody's holds them; and with the
+-- last turn of a root that is no conversation the root goes. ERASE then takes what has no key here.
+-- KEYS 1 gone, 2 turn, 3 journal, 4 line, 5 items, 6 item, 7 ix, 8 main line, 9 its items
+-- ARGV 1 tombstone ttl (s), 2 random name of this erasure, 3 ix member of the turn, 4 turn id
+-- Replies 0 without such a turn, 1, or 2 when the root went too
+local turn = redis.call('HMGET', KEYS[2], 'state', 'answer', 'inputs')
+if not turn[1] then
+  if redis.call('SISMEMBER', KEYS[1], ARGV[2]) == 0 then return 0 end
+  return 1 + redis.call('SISMEMBER', KEYS[1], '*')
+end
 redis.call('UNLINK', KEYS[2], KEYS[3])
 redis.call('SADD', KEYS[1], ARGV[2], ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -249,13 +254,22 @@ local line = redis.call('HMGET', KEYS[4], 'active', 'hidden')
 local is_free = line[1] == '' or line[1] == ARGV[4]
 if line[1] == ARGV[4] then redis.call('HSET', KEYS[4], 'active', '') end
 if not line[2] then return 1 end
-for i = 5, #ARGV do
-  redis.call('LREM', KEYS[5], -1, ARGV[i])
-  redis.call('HDEL', KEYS[6], ARGV[i])
+local names = turn[3] and cmsgpack.unpack(turn[3]) or {}
+names[#names + 1] = turn[2] or nil
+for _, name in ipairs(names) do
+  redis.call('LREM', KEYS[5], -1, name)
+  redis.call('HDEL', KEYS[6], name)
 end
 if is_free then redis.call('HINCRBY', KEYS[4], 'ver', 1) end -- under a running turn the version stays
-for _, member in ipairs(redis.call('SMEMBERS', KEYS[7])) do
-  if string.sub(member, 1, 5) == 'turn:' then return 1 end
-end
+local main = redis.call('HMGET', KEYS[8], 'ver', 'hidden')
+if main[1] and not main[2] then return 1 end
+local cursor = '0'
+repeat
+  local page = redis.call('SSCAN', KEYS[7], cursor, 'MATCH', 'turn:*', 'COUNT', 1000)
+  if #page[2] > 0 then return 1 end
+  cursor = page[1]
+until cursor == '0'
+redis.call('UNLINK', KEYS[6], KEYS[8], KEYS[9])
+redis.call('SADD', KEYS[1], '*')
 return 2
 """)
