@@ -42,7 +42,7 @@ class TurnEntry:
     base_version: int
     owner: str
     fence: int
-    until: float  # unix seconds
+    until: float  # unix seconds; 0 while nobody owns it
     deadline: float
     created_at: int
     expires_at: float
@@ -81,7 +81,7 @@ class TurnEntry:
             base_version=self.base_version,
             owner=self.owner,
             fence=self.fence,
-            until_ms=round(self.until * 1000) if self.is_running else 0,
+            until_ms=round(self.until * 1000),
             total=len(self.ids),
             created_at=self.created_at,
             claims=self.claims,

@@ -45,7 +45,7 @@ def claim(root: RootState, entry: TurnEntry, owner: str, lease_s: float, now: fl
     """Take a turn that waits, or whose lease has run out."""
     if not entry.state.is_open:
         return Reply(Verdict.TERMINAL)
-    if entry.owner != owner or not entry.is_running:
+    if entry.owner != owner or not entry.until:
         if entry.until > now:
             return Reply(Verdict.LIVE, value=round(entry.until * 1000))
         line = root.lines.get(entry.line)
@@ -61,15 +61,16 @@ def claim(root: RootState, entry: TurnEntry, owner: str, lease_s: float, now: fl
 def release(entry: TurnEntry, owner: str, *, is_queued: bool) -> Reply:
     """Give a turn up."""
     state = TurnState.QUEUED if is_queued else TurnState.RUNNING
-    if entry.owner != owner or not (entry.is_running or entry.state is state):
+    if entry.owner != owner or not (entry.until or entry.state is state):
         return Reply(Verdict.LOST)
-    entry.until, entry.state = 0.0, state
+    if entry.until:
+        entry.until, entry.state, entry.claims = 0.0, state, max(entry.claims - 1, 0)
     return Reply(Verdict.OK)
 
 
 def note(entry: TurnEntry, note: Note, now: float) -> Reply:
     """Append ids to a journal and renew the lease."""
-    if entry.owner != note.owner or not entry.is_running:
+    if entry.owner != note.owner or not entry.until:
         return Reply(Verdict.LOST)
     entry.until = now + note.lease_s
     entry.moves = note.moves or entry.moves
@@ -85,9 +86,9 @@ def note(entry: TurnEntry, note: Note, now: float) -> Reply:
 
 def commit(root: RootState, entry: TurnEntry, commit: Commit, now: float, ttl_s: float) -> Reply:
     """End a turn."""
-    if entry.owner != commit.owner or entry.state is TurnState.QUEUED:
+    if entry.owner != commit.owner or (entry.state.is_open and not entry.until):
         return Reply(Verdict.LOST)
-    if not entry.is_running:
+    if not entry.state.is_open:
         return Reply(Verdict.DONE, value=entry.version)
     line = root.lines.get(commit.line)
     if line is None:
@@ -150,6 +151,8 @@ def _begin_again(mine: TurnEntry, begin: Begin, now: float) -> Reply:
         return Reply(Verdict.EXISTS)
     if mine.is_running:
         mine.until = now + begin.lease_s
+        if not mine.until:
+            return Reply(Verdict.EXISTS)
     return Reply(Verdict.OK, value=mine.fence)
 
 

@@ -1,7 +1,8 @@
 """Programs on one turn: begin, claim, release, note, commit, cancel, look and erase.
 
 A lease is held by being ``owner`` in the record, compared for equality; ``fence`` only counts owners. A lease that ran
-out still belongs to its owner until somebody claims it: a late note then renews it.
+out still belongs to its owner until somebody claims it: a late note then renews it. Only ``until`` 0 says that nobody
+owns the turn: it waits, was given up, or has ended.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ BEGIN: Final = Script(
 --      {look, 0, turn} when the line is active with another turn than ARGV 2: call again with that turn's key
 if erased(KEYS[4], ARGV[13]) then return {'gone'} end
 local now = now_ms()
-local mine = redis.call('HMGET', KEYS[2], 'owner', 'state', 'fence')
+local mine = redis.call('HMGET', KEYS[2], 'owner', 'state', 'fence', 'until')
 if mine[1] then
   if mine[1] ~= ARGV[3] or mine[2] ~= ARGV[14] then return {'exists'} end
-  if mine[2] == 'running' then redis.call('HSET', KEYS[2], 'until', now + ARGV[5]) end
+  if mine[2] == 'running' then
+    if mine[4] == '0' then return {'exists'} end
+    redis.call('HSET', KEYS[2], 'until', now + ARGV[5])
+  end
   return {'ok', tonumber(mine[3])}
 end
 
@@ -87,7 +91,7 @@ local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'n', 'claim
 if not turn[1] then return {'absent'} end
 if turn[2] ~= 'running' and turn[2] ~= 'queued' then return {'terminal'} end
 local now, claims = now_ms(), tonumber(turn[5] or '0')
-if turn[1] ~= ARGV[1] or turn[2] == 'queued' then
+if turn[1] ~= ARGV[1] or turn[3] == '0' then
   if tonumber(turn[3]) > now then return {'live', tonumber(turn[3])} end
   if redis.call('EXISTS', KEYS[2]) == 0 then return {'absent'} end
   local fence = redis.call('HINCRBY', KEYS[2], 'fence', 1)
@@ -102,15 +106,17 @@ return {claims > tonumber(ARGV[4]) and 'poison' or 'ok', tonumber(turn[4])}
 RELEASE: Final = Script(
     ERASED
     + """
--- Give a turn up: others may claim it at once. What it holds, it keeps.
+-- Give a turn up: others may claim it at once. What it holds, it keeps; but a claim that ends so did not kill its owner
+-- and is not counted.
 -- KEYS 1 turn, 2 gone
 -- ARGV 1 owner, 2 ix member of the turn, 3 state to leave it in (running or queued)
 -- Replies {ok}, {lost}, {absent}, {gone}
 if erased(KEYS[2], ARGV[2]) then return {'gone'} end
-local turn = redis.call('HMGET', KEYS[1], 'owner', 'state')
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'claims')
 if not turn[1] then return {'absent'} end
-if turn[1] ~= ARGV[1] or (turn[2] ~= 'running' and turn[2] ~= ARGV[3]) then return {'lost'} end
-redis.call('HSET', KEYS[1], 'until', 0, 'state', ARGV[3])
+if turn[1] ~= ARGV[1] or (turn[2] ~= ARGV[3] and turn[3] == '0') then return {'lost'} end
+if turn[3] == '0' then return {'ok'} end
+redis.call('HSET', KEYS[1], 'until', 0, 'state', ARGV[3], 'claims', math.max((turn[4] or 0) - 1, 0))
 return {'ok'}
 """
 )
@@ -126,7 +132,7 @@ NOTE: Final = Script(
 --      8 moves
 -- Replies {ok or gap, ids held, '', cancel, ms until which a reader wants to be back}, {lost}, {absent}, {gone}
 if erased(KEYS[3], ARGV[5]) then return {'gone'} end
-local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'n', 'deadline', 'cancel', 'seen')
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'until', 'n', 'deadline', 'cancel', 'seen', 'moves')
 if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] or turn[2] ~= 'running' then return {'lost'} end
 local first, held, now = tonumber(ARGV[2]), tonumber(turn[3]), now_ms()
@@ -163,11 +169,11 @@ COMMIT: Final = Script(
 --      14 id of the answer item or '', 15 log probabilities or '', 16 ids of the input items, then item id, blob, ...
 -- Replies {ok, ver}, {done, ver}, {lost}, {absent}, {gone}
 if erased(KEYS[6], ARGV[13]) then return {'gone'} end
-local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'n', 'ver')
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'until', 'ended', 'ver')
 if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] then return {'lost'} end
-if turn[2] == 'queued' then return {'lost'} end
-if turn[2] ~= 'running' then return {'done', tonumber(turn[4])} end
+if turn[3] then return {'done', tonumber(turn[4])} end
+if turn[2] == '0' then return {'lost'} end
 local line = redis.call('HMGET', KEYS[2], 'ver', 'active')
 if not line[1] then return {'absent'} end
 -- Cannot differ while this turn is active, unless the server lost writes (a failover): then the line is not ours.
