@@ -73,7 +73,7 @@ def note(entry: TurnEntry, note: Note, now: float) -> Reply:
     if entry.owner != note.owner or not entry.until:
         return Reply(Verdict.LOST)
     entry.until = now + note.lease_s
-    entry.moves = note.moves or entry.moves
+    entry.moves = max(note.moves, entry.moves)
     held = len(entry.ids)
     if note.start > held:
         return _told(Verdict.GAP, entry, now)

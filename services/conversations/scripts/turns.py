@@ -138,7 +138,7 @@ if turn[1] ~= ARGV[1] or turn[2] ~= 'running' then return {'lost'} end
 local first, held, now = tonumber(ARGV[2]), tonumber(turn[3]), now_ms()
 local seen = turn[6] and math.max(turn[6] - now, 0) or 0
 redis.call('HSET', KEYS[1], 'until', now + ARGV[4])
-if ARGV[8] ~= '0' then redis.call('HSET', KEYS[1], 'moves', ARGV[8]) end
+if tonumber(ARGV[8]) > tonumber(turn[7] or '0') then redis.call('HSET', KEYS[1], 'moves', ARGV[8]) end
 if first > held then return {'gap', held, '', turn[5] and 1 or 0, seen} end
 local num = #ARGV[3] / 4
 local total = first + num
