@@ -105,15 +105,16 @@ def commit(root: RootState, entry: TurnEntry, commit: Commit, now: float, ttl_s:
 
 def cancel(root: RootState, entry: TurnEntry, now: float, ttl_s: float) -> TurnState:
     """Ask to end a turn."""
-    if entry.is_running:
+    if not entry.state.is_open:
+        return entry.state
+    if entry.is_running or entry.ids:
         entry.is_cancelled = True
-    if entry.state is not TurnState.QUEUED:
         return entry.state
     line = root.lines.get(entry.line)
     if line is not None:
         line.active = "" if line.active == entry.id else line.active
         entry.version, entry.last = line.version, line.last
-    entry.state, entry.finish = TurnState.CANCELLED, FinishReason.ABORTED
+    entry.state, entry.owner, entry.finish = TurnState.CANCELLED, "", FinishReason.ABORTED
     entry.ended_at, entry.expires_at = int(now), now + ttl_s
     return entry.state
 

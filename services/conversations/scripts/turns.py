@@ -206,17 +206,20 @@ return {'ok', version}
 CANCEL: Final = Script(
     NOW_MS
     + """
--- Ask to end a turn. One that waits for an owner ends here; a running one is ended by its owner, who hears of it with
--- his next note.
+-- Ask to end a turn. One that waits and holds nothing ends here. Any other is ended by its owner, who hears of it with
+-- his next note, or by the next one: only an owner can put what it holds on its line.
 -- KEYS 1 turn, 2 line, 3 items
 -- ARGV 1 turn id, 2 history ttl (s), 3 finish and 4 usage of a turn that never ran
 -- Replies the state, or false without such a turn
-local state = redis.call('HGET', KEYS[1], 'state')
-if state == 'running' then redis.call('HSET', KEYS[1], 'cancel', 1) end
-if state ~= 'queued' then return state end
+local turn = redis.call('HMGET', KEYS[1], 'state', 'n')
+if turn[1] ~= 'queued' and turn[1] ~= 'running' then return turn[1] end
+if turn[1] == 'running' or turn[2] ~= '0' then
+  redis.call('HSET', KEYS[1], 'cancel', 1)
+  return turn[1]
+end
 local line = redis.call('HMGET', KEYS[2], 'ver', 'active')
 if line[2] == ARGV[1] then redis.call('HSET', KEYS[2], 'active', '') end
-redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finish', ARGV[3], 'usage', ARGV[4], 'answer', '',
+redis.call('HSET', KEYS[1], 'state', 'cancelled', 'owner', '', 'finish', ARGV[3], 'usage', ARGV[4], 'answer', '',
   'ver', line[1] or 0, 'last', redis.call('LINDEX', KEYS[3], -1) or '', 'ended', math.floor(now_ms() / 1000))
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 'cancelled'
