@@ -199,7 +199,8 @@ def _accept(root: RootState, line: LineState, begin: Begin, now: float, ttl_s: f
     if line.version != begin.base_version:
         return Reply(Verdict.VERSION, value=line.version)
     line.fence += 1
-    line.active, line.expires_at = begin.turn, now + ttl_s
+    life_s = begin.deadline_s + TURN_SPARE_S
+    line.active, line.expires_at = begin.turn, now + max(ttl_s, life_s)
     root.turns[begin.turn] = TurnEntry(
         id=begin.turn,
         line=begin.line,
@@ -210,7 +211,7 @@ def _accept(root: RootState, line: LineState, begin: Begin, now: float, ttl_s: f
         until=now + begin.lease_s if begin.state is TurnState.RUNNING else 0.0,
         deadline=now + begin.deadline_s,
         created_at=int(now),
-        expires_at=now + begin.deadline_s + TURN_SPARE_S,
+        expires_at=now + life_s,
         state=begin.state,
     )
     return Reply(Verdict.OK, value=line.fence)

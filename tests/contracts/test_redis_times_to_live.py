@@ -60,14 +60,14 @@ async def test_a_committed_turn_lives_as_long_as_history(store, redis, turn):
 
 
 async def test_begin_renews_the_history(store, redis, turn):
-    """A conversation that is used does not expire in use."""
+    """A conversation that is used does not expire in use, nor before a turn that may be taken over later."""
     await store.commit(a_commit(turn))
     keys, _ = Keys.of_turn(TENANT, turn)
     for key in [keys.line(), keys.items(), keys.item, keys.index]:
         redis.expire(key, 50)
     await store.begin(a_begin(ids.new_response(ids.conversation_of(turn)), base_version=1))
     for key in [keys.line(), keys.items(), keys.item, keys.index]:
-        assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
+        assert redis.ttl(key) == pytest.approx(600 + DAY_S, abs=30)
 
 
 CHANGES = {

@@ -72,7 +72,9 @@ redis.call('HSET', KEYS[2], 'state', ARGV[14], 'req', ARGV[7], 'input', ARGV[16]
   'created', math.floor(now / 1000), 'line', ARGV[15])
 redis.call('PEXPIREAT', KEYS[2], now + ARGV[6] + ARGV[10])
 redis.call('SADD', KEYS[3], ARGV[12], ARGV[13])
-for _, key in ipairs({KEYS[1], KEYS[3], KEYS[5], KEYS[6]}) do redis.call('EXPIRE', key, ARGV[9]) end
+-- Whoever takes the turn over later must still find its line.
+local life = math.max(ARGV[9] * 1000, ARGV[6] + ARGV[10])
+for _, key in ipairs({KEYS[1], KEYS[3], KEYS[5], KEYS[6]}) do redis.call('PEXPIRE', key, life) end
 return {'ok', fence}
 """
 )
