@@ -136,7 +136,7 @@ NOTE: Final = Script(
 if erased(KEYS[3], ARGV[5]) then return {'gone'} end
 local turn = redis.call('HMGET', KEYS[1], 'owner', 'until', 'n', 'deadline', 'cancel', 'seen', 'moves')
 if not turn[1] then return {'absent'} end
-if turn[1] ~= ARGV[1] or turn[2] ~= 'running' then return {'lost'} end
+if turn[1] ~= ARGV[1] or turn[2] == '0' then return {'lost'} end
 local first, held, now = tonumber(ARGV[2]), tonumber(turn[3]), now_ms()
 local seen = turn[6] and math.max(turn[6] - now, 0) or 0
 redis.call('HSET', KEYS[1], 'until', now + ARGV[4])
@@ -238,7 +238,7 @@ TAIL: Final = Script(
 -- Replies {} without such a turn, else {state, journal's entries}
 local turn = redis.call('HMGET', KEYS[1], 'state', 'seen')
 if not turn[1] then return {} end
-if ARGV[2] ~= '0' then
+if ARGV[2] ~= '0' and (turn[1] == 'running' or turn[1] == 'queued') then
   local seen = now_ms() + ARGV[2]
   if not turn[2] or tonumber(turn[2]) < seen then redis.call('HSET', KEYS[1], 'seen', seen) end
 end
