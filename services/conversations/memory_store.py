@@ -183,7 +183,7 @@ class MemoryConversationStore:
         return memory_turns.commit(root, entry, commit, self._clock(), self._history_ttl_s) if entry else refusal
 
     async def cancel(self, tenant: str, turn: str) -> TurnState:
-        """Ask to end a turn: a waiting one ends at once, a running one when its owner hears of it.
+        """Ask to end a turn: one that waits and holds no ids ends at once, any other when its owner hears of it.
 
         Returns the state it is in now. Raises NotFoundError.
         """

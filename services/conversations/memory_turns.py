@@ -151,9 +151,9 @@ def _begin_again(mine: TurnEntry, begin: Begin, now: float) -> Reply:
     if mine.owner != begin.owner or mine.state is not begin.state:
         return Reply(Verdict.EXISTS)
     if mine.is_running:
-        mine.until = now + begin.lease_s
         if not mine.until:
             return Reply(Verdict.EXISTS)
+        mine.until = now + begin.lease_s
     return Reply(Verdict.OK, value=mine.fence)
 
 

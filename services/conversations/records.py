@@ -113,7 +113,7 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
         line: the line of that root which it stands on.
         until_ms: end of the lease, server clock; 0 while nobody owns the turn.
         total: ids in its journal; of an ended turn, all that were generated.
-        claims: how many owners took it over.
+        claims: how many owners took it over and did not give it up.
         moves: how often its answer went on at another replica.
         is_cancelled: somebody asked to cancel it.
         finish: FinishReason, once terminal.

@@ -190,7 +190,7 @@ class RedisConversationStore:
         return codec.decode_reply(await self._link.call(lambda redis: turns.COMMIT.run(redis, names, args)))
 
     async def cancel(self, tenant: str, turn: str) -> TurnState:
-        """Ask to end a turn: a waiting one ends at once, a running one when its owner hears of it.
+        """Ask to end a turn: one that waits and holds no ids ends at once, any other when its owner hears of it.
 
         Returns the state it is in now. Raises NotFoundError.
         """

@@ -24,7 +24,7 @@ class Verdict(StrEnum):
     BUSY = "busy"  # begin: another turn is active, or waits for its turn
     EXPIRED = "expired"  # begin: another turn is active, but its owner is gone; ``value``: since when (ms)
     VERSION = "version"  # begin: the line has moved on since it was loaded
-    EXISTS = "exists"  # begin: this very turn has ended, or another owner runs it (its own owner hears OK again)
+    EXISTS = "exists"  # begin: this very turn is there, and not as its maker began it (who hears OK again)
     LIVE = "live"  # claim: its owner still lives
     POISON = "poison"  # claim: it outlived too many owners; the caller owns it now, to end it as failed
     TERMINAL = "terminal"  # claim: it has ended
@@ -198,7 +198,10 @@ class ConversationStore(ItemStore, Protocol):
         ...
 
     async def release(self, tenant: str, turn: str, *, owner: str, is_queued: bool) -> Reply:
-        """Give a turn up for others to claim at once; ``is_queued``: from the queue. OK, LOST, ABSENT or GONE."""
+        """Give a turn up for others to claim at once; ``is_queued``: from the queue. OK, LOST, ABSENT or GONE.
+
+        The claim that ends so does not count, and its owner may write no more.
+        """
         ...
 
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
@@ -210,9 +213,10 @@ class ConversationStore(ItemStore, Protocol):
         ...
 
     async def cancel(self, tenant: str, turn: str) -> TurnState:
-        """Ask to end a turn: a waiting one ends at once, a running one when its owner hears of it.
+        """Ask to end a turn: one that waits and holds no ids ends at once, any other when its owner hears of it.
 
-        Returns the state it is in now. Raises NotFoundError.
+        Returns the state it is in now: QUEUED when its next owner, who may be the caller, is to end it. Raises
+        NotFoundError.
         """
         ...
 
