@@ -17,7 +17,7 @@ from services.conversations.keys import MAX_CLAIMS
 from services.conversations.records import TurnRecord, TurnState
 from services.conversations.store import Begin, Commit, ConversationStore, Note, Reply, Tailed, Verdict
 from tests.support.store_calls import LINES, Scene, Step
-from tests.support.turns import TENANT, journal_of, some_logprobs
+from tests.support.turns import TENANT, journal_of
 
 
 @dataclass
@@ -200,8 +200,7 @@ class Promises:
             assert list(found.ids) == []
             return
         assert list(found.ids) == list(range(turn.ids))
-        if self.scene.turns.index(step.turn) % 2:
-            assert list(found.logprobs) == some_logprobs(turn.ids, num_best=2)
+        assert list(found.logprobs) == self.scene.own_logprobs(step.turn, 0, turn.ids)
 
     def _delete_turn(self, step: Step, answer: str | None) -> None:
         turn = self.turns.pop(step.turn, None)
@@ -210,7 +209,7 @@ class Promises:
             return
         assert answer is None
         self.erased.add(step.turn)
-        own = {item.id for item in self.scene.items[self.scene.turns.index(step.turn)]}
+        own = {item.id for item in self.scene.own_items(step.turn)}
         self.removed |= own
         self.lines[turn.line] = [name for name in self.lines[turn.line] if name not in own]
         if not self.turns:

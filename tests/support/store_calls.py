@@ -13,9 +13,10 @@ import msgspec
 from hypothesis import strategies as st
 
 from cluster.errors import NotFoundError
+from cluster.protocol import Logprobs
 from services.conversations import ids
 from services.conversations.keys import MAIN_LINE
-from services.conversations.records import TurnState
+from services.conversations.records import Item, TurnState
 from services.conversations.store import Begin, Commit, ConversationStore, Fork, Note, Reply, Tail, Tailed
 from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of, some_items, some_logprobs
 
@@ -53,8 +54,8 @@ class Draw:
     """One call; each kind uses some of the rest. ``times`` 2 is a call sent again after a lost reply."""
 
     kind: str
-    turn: int
-    owner: str
+    turn: int  # -1: the line's active one
+    owner: str  # "": who owns the turn
     line: str
     drift: int  # from the line's version
     lease_s: float
@@ -68,8 +69,8 @@ class Draw:
 DRAWS = st.builds(
     Draw,
     kind=st.sampled_from(KINDS * 2 + RARE),
-    turn=st.sampled_from([0, 0, 0, 0, 1, 1, 1, 2, 3]),
-    owner=st.sampled_from(["a", "a", "a", "b"]),
+    turn=st.sampled_from([-1] * 6 + [0, 1, 2, 3]),
+    owner=st.sampled_from(["", "", "", "a", "b"]),
     line=st.sampled_from([MAIN_LINE, MAIN_LINE, LINES[1]]),
     drift=st.sampled_from([0] * 7 + [1]),
     lease_s=st.sampled_from([0.0, 60.0]),  # run out at once, or live until a clock moves
@@ -100,15 +101,20 @@ class Scene:
     def __init__(self, conversation: str = "") -> None:
         self.conversation = conversation or ids.new_conversation()
         self.turns = [ids.new_response(self.conversation) for _ in range(NUM_TURNS)]
-        self.items = [some_items(turn) for turn in self.turns]
+        self._items = [some_items(turn) for turn in self.turns]
 
     async def prepare(self, draw: Draw, store: ConversationStore) -> Step:
         """Aim a call at where the store stands."""
-        turn = self.turns[draw.turn]
-        step = Step(draw.kind, turn, draw.owner, draw.line, draw.lease_s, draw.flag)
-        makers = {"begin": self._begin, "note": self._note, "commit": self._commit}
-        maker = makers.get(draw.kind)
-        return replace(step, request=await maker(draw, turn, store)) if maker else step
+        turn = await self._turn(draw, store)
+        owner, line = await self._owner_and_line(draw, turn, store)
+        step = Step(draw.kind, turn, owner, draw.line, draw.lease_s, draw.flag)
+        if draw.kind == "begin":
+            return replace(step, request=await self._begin(draw, step, store))
+        if draw.kind == "note":
+            return replace(step, request=await self._note(draw, step, store))
+        if draw.kind == "commit":
+            return replace(step, request=await self._commit(draw, replace(step, line=line), store))
+        return step
 
     async def line(self, store: ConversationStore, name: str) -> tuple[int, list[str]]:
         """Version and item ids of a line; 0 and none without it."""
@@ -125,14 +131,22 @@ class Scene:
         except NotFoundError as error:
             return str(error)
 
-    async def _begin(self, draw: Draw, turn: str, store: ConversationStore) -> Begin:
+    def own_items(self, turn: str) -> list[Item]:
+        """What a turn would append."""
+        return self._items[self.turns.index(turn)]
+
+    def own_logprobs(self, turn: str, start: int, end: int) -> list[Logprobs]:
+        """Those of a turn's ids from ``start`` to ``end``; none for a turn of even number."""
+        return some_logprobs(end, num_best=2)[start:] if self.turns.index(turn) % 2 else []
+
+    async def _begin(self, draw: Draw, step: Step, store: ConversationStore) -> Begin:
         version, _ = await self.line(store, draw.line)
         other = LINES[1 - LINES.index(draw.line)]
         _, left = await self.line(store, other)
         last = left[draw.start] if -len(left) <= draw.start < 0 else "" if draw.start else "msg_unknown"
         return a_begin(
-            turn,
-            owner=draw.owner,
+            step.turn,
+            owner=step.owner,
             line=draw.line,
             base_version=version + draw.drift,
             lease_s=draw.lease_s,
@@ -141,32 +155,46 @@ class Scene:
             state=TurnState.QUEUED if draw.count == 0 else TurnState.RUNNING,
         )
 
-    async def _note(self, draw: Draw, turn: str, store: ConversationStore) -> Note:
-        start = max(len(await journal_of(store, turn)) + draw.start, 0)
+    async def _note(self, draw: Draw, step: Step, store: ConversationStore) -> Note:
+        start = max(len(await journal_of(store, step.turn)) + draw.start, 0)
         end = start + draw.count
-        logprobs = some_logprobs(end, num_best=2)[start:] if draw.turn % 2 else []
-        changes = {"owner": draw.owner, "lease_s": draw.lease_s, "logprobs": logprobs, "moves": draw.count}
-        return a_note(turn, start, list(range(start, end)), **changes)
+        return a_note(
+            step.turn,
+            start,
+            list(range(start, end)),
+            owner=step.owner,
+            lease_s=draw.lease_s,
+            logprobs=self.own_logprobs(step.turn, start, end),
+            moves=draw.count,
+        )
 
-    async def _commit(self, draw: Draw, turn: str, store: ConversationStore) -> Commit:
-        line = await self._line_of(turn, store)
-        version, _ = await self.line(store, line)
-        held = await journal_of(store, turn)
-        question, answer = self.items[draw.turn]
+    async def _commit(self, draw: Draw, step: Step, store: ConversationStore) -> Commit:
+        version, _ = await self.line(store, step.line)
+        held = await journal_of(store, step.turn)
+        question, answer = self.own_items(step.turn)
         answer = msgspec.structs.replace(answer, ids=held[: len(held) - draw.flag])
         return a_commit(
-            turn,
-            owner=draw.owner,
-            line=line,
+            step.turn,
+            owner=step.owner,
+            line=step.line,
             state=draw.end,
             base_version=version + draw.drift,
             items=[] if draw.end is TurnState.FAILED or draw.count == 0 else [question, answer],
             ids=held,
-            logprobs=some_logprobs(len(held), num_best=2) if draw.turn % 2 else [],
+            logprobs=self.own_logprobs(step.turn, 0, len(held)),
         )
 
-    async def _line_of(self, turn: str, store: ConversationStore) -> str:
+    async def _turn(self, draw: Draw, store: ConversationStore) -> str:
+        if draw.turn >= 0:
+            return self.turns[draw.turn]
         try:
-            return (await store.turn(TENANT, turn)).line
+            return (await store.load(TENANT, self.conversation, line=draw.line)).active or self.turns[0]
         except NotFoundError:
-            return MAIN_LINE
+            return self.turns[0]
+
+    async def _owner_and_line(self, draw: Draw, turn: str, store: ConversationStore) -> tuple[str, str]:
+        try:
+            record = await store.turn(TENANT, turn)
+        except NotFoundError:
+            return draw.owner or "a", MAIN_LINE
+        return draw.owner or record.owner or "a", record.line
