@@ -8,7 +8,7 @@ from cluster.errors import NotFoundError
 from services.conversations import ids
 from services.conversations.keys import MAIN_LINE
 from services.conversations.records import Item
-from services.conversations.store import Fork, Reply, Verdict
+from services.conversations.store import Fork, Part, Reply, Verdict
 from tests.support.stores import ALSO_TWICE
 from tests.support.turns import ENDED, TENANT, a_begin, a_commit, some_items
 
@@ -27,7 +27,7 @@ async def a_turn_on(store, conversation, *, line=MAIN_LINE, base_version=0, item
 
 
 async def items_of(store, conversation, line):
-    return list((await store.load(TENANT, conversation, line=line)).items)
+    return list((await store.load(TENANT, conversation, Part(line))).items)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def test_a_branch_begins_with_the_items_up_to_where_it_left(store, main):
     fork = Fork(MAIN_LINE, first[-1].id)
     _, third = await a_turn_on(store, conversation, line="b", new_line=True, fork=fork)
     assert await items_of(store, conversation, "b") == [*first, *third]
-    left = await store.load(TENANT, conversation, line=MAIN_LINE)
+    left = await store.load(TENANT, conversation, Part(MAIN_LINE))
     assert (left.items, left.version, left.active) == ([*first, *second], 2, "")
 
 
@@ -56,7 +56,7 @@ async def test_a_branch_is_begun_again_by_its_owner(store, main):
     begin = a_begin(turn, line="b", new_line=True, fork=Fork(MAIN_LINE, first[-1].id))
     for _ in range(2):
         assert await store.begin(begin) == Reply(Verdict.OK, value=1)
-    branch = await store.load(TENANT, conversation, line="b")
+    branch = await store.load(TENANT, conversation, Part("b"))
     assert (branch.items, branch.version, branch.active, branch.name) == (first, 0, turn, "b")
     assert branch.is_hidden
 
@@ -84,7 +84,7 @@ async def test_a_line_goes_on_while_a_branch_of_it_runs(store, main):
     _, third = await a_turn_on(store, conversation, base_version=2)
     assert (await store.commit(a_commit(branching, line="b"))).verdict in ENDED
     assert await items_of(store, conversation, MAIN_LINE) == [*first, *second, *third]
-    assert (await store.load(TENANT, conversation, line="b")).version == 1
+    assert (await store.load(TENANT, conversation, Part("b"))).version == 1
 
 
 @pytest.mark.parametrize("fork", [Fork("unknown", "msg_x"), Fork(MAIN_LINE, "msg_x")])
@@ -93,7 +93,7 @@ async def test_a_branch_of_what_is_not_there_is_absent(store, main, fork):
     conversation, *_ = main
     turn = ids.new_response(conversation)
     assert await store.begin(a_begin(turn, line="b", new_line=True, fork=fork)) == Reply(Verdict.ABSENT)
-    for read in (store.load(TENANT, conversation, line="b"), store.turn(TENANT, turn)):
+    for read in (store.load(TENANT, conversation, Part("b")), store.turn(TENANT, turn)):
         with pytest.raises(NotFoundError):
             await read
 
@@ -155,6 +155,6 @@ async def test_branches_of_a_conversation_are_deleted_with_it(store, server):
     assert await store.begin(late) == Reply(Verdict.GONE)
     for line in (MAIN_LINE, "b", "c"):
         with pytest.raises(NotFoundError):
-            await store.load(TENANT, made.id, line=line)
+            await store.load(TENANT, made.id, Part(line))
     if server is not None:
         assert server.suffixes() == ["gone"]

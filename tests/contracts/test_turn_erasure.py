@@ -8,7 +8,7 @@ from cluster.errors import NotFoundError
 from services.conversations import ids
 from services.conversations.keys import MAIN_LINE
 from services.conversations.records import Item, TurnState
-from services.conversations.store import Fork, Reply, Tail, Verdict
+from services.conversations.store import Fork, Part, Reply, Tail, Verdict
 from tests.support.stores import ALSO_TWICE
 from tests.support.turns import ENDED, LEASE_S, TENANT, a_begin, a_commit, a_note, some_items
 
@@ -26,7 +26,7 @@ async def a_turn_on(store, conversation, *, base_version=0, line=MAIN_LINE, **ch
 
 
 async def items_of(store, conversation, line=MAIN_LINE):
-    return list((await store.load(TENANT, conversation, line=line)).items)
+    return list((await store.load(TENANT, conversation, Part(line))).items)
 
 
 async def assert_gone(store, turn):
@@ -72,7 +72,7 @@ async def test_the_last_turn_of_a_hidden_root_takes_everything_with_it(store, se
         await assert_gone(store, turn)
     for line in (MAIN_LINE, "b"):
         with pytest.raises(NotFoundError):
-            await store.load(TENANT, conversation, line=line)
+            await store.load(TENANT, conversation, Part(line))
     assert await store.begin(a_begin(ids.new_response(conversation), new_line=True)) == Reply(Verdict.GONE)
     if server is not None:
         assert server.suffixes() == ["gone"]
@@ -121,7 +121,7 @@ async def test_erasing_an_active_turn_frees_its_line(store, state, is_hidden):
     await store.begin(a_begin(turn, base_version=1, state=state))
     await store.delete_turn(TENANT, turn)
     await assert_gone(store, turn)
-    line = await store.load(TENANT, conversation, line=MAIN_LINE)
+    line = await store.load(TENANT, conversation, Part(MAIN_LINE))
     assert (line.items, line.active) == (items, "")
     _, more = await a_turn_on(store, conversation, base_version=line.version)
     assert await items_of(store, conversation) == [*items, *more]

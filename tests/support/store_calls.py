@@ -17,7 +17,7 @@ from cluster.protocol import Logprobs
 from services.conversations import ids
 from services.conversations.keys import MAIN_LINE
 from services.conversations.records import Item, TurnState
-from services.conversations.store import Begin, Commit, ConversationStore, Fork, Note, Reply, Tail, Tailed
+from services.conversations.store import Begin, Commit, ConversationStore, Fork, Note, Part, Reply, Tail, Tailed
 from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of, some_items, some_logprobs
 
 LINES = (MAIN_LINE, "branch")
@@ -43,7 +43,7 @@ _SENDERS: dict[str, Callable[[ConversationStore, Step], Awaitable[Any]]] = {
     "cancel": lambda store, step: store.cancel(TENANT, step.turn),
     "look": _look,
     "turn": lambda store, step: store.turn(TENANT, step.turn),
-    "load": lambda store, step: store.load(TENANT, ids.conversation_of(step.turn), line=step.line, newest=3),
+    "load": lambda store, step: store.load(TENANT, ids.conversation_of(step.turn), Part(step.line, newest=3)),
     "delete_turn": lambda store, step: store.delete_turn(TENANT, step.turn),
     "delete": lambda store, step: store.delete(TENANT, ids.conversation_of(step.turn)),
 }
@@ -119,7 +119,7 @@ class Scene:
     async def line(self, store: ConversationStore, name: str) -> tuple[int, list[str]]:
         """Version and item ids of a line; 0 and none without it."""
         try:
-            line = await store.load(TENANT, self.conversation, line=name)
+            line = await store.load(TENANT, self.conversation, Part(name))
         except NotFoundError:
             return 0, []
         return line.version, [item.id for item in line.items]
@@ -188,7 +188,7 @@ class Scene:
         if draw.turn >= 0:
             return self.turns[draw.turn]
         try:
-            return (await store.load(TENANT, self.conversation, line=draw.line)).active or self.turns[0]
+            return (await store.load(TENANT, self.conversation, Part(draw.line))).active or self.turns[0]
         except NotFoundError:
             return self.turns[0]
 
