@@ -12,23 +12,19 @@ from typing import Any, Final, cast
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
 from cluster.protocol import FinishReason
 from services.conversations import codec, ids
 from services.conversations.items import answer_of, spoken_ids
 from services.conversations.keys import GONE_TTL_S, JOURNAL_SPARE_S, MAIN_LINE, MAX_CLAIMS, TURN_SPARE_S, Keys
 from services.conversations.records import Item
-from services.conversations.redis_link import execute
-from services.conversations.scripts import Arg, Script, lines, turns
+from services.conversations.scripts import Arg, Call, lines, turns
 from services.conversations.store import Begin, Commit, Note, Reply, Tail
 
 _LINE_MEMBER: Final = "line:"  # members of the index and of the tombstone set
 _TURN_MEMBER: Final = "turn:"
 _LAST_TURN: Final = 2  # ERASE_TURN: nothing else is left
 _MAX_LOOKS: Final = 4  # a line cannot change its active turn more often within one call, short of a stampede
-
-Call = tuple[list[str], list[Arg]]  # KEYS and ARGV
 
 
 def create_args(metadata: Mapping[str, str], items: Sequence[Item], history_ttl_s: int) -> list[Arg]:
@@ -133,15 +129,6 @@ async def cancel(redis: Redis, keys: Keys, part: str, turn: str, *, history_ttl_
     return state
 
 
-async def run_many(redis: Redis, script: Script, calls: Sequence[Call]) -> list[Any]:
-    """One script on many keys in one pipeline. A server that does not know it yet is sent it, then all calls again."""
-    try:
-        return await _pipeline(redis, script, calls)
-    except NoScriptError:
-        await redis.script_load(script.text)
-        return await _pipeline(redis, script, calls)
-
-
 async def erase(redis: Redis, keys: Keys) -> bool:
     """Erase a conversation with all of its root; False when there was none."""
     head: list[Arg] = [GONE_TTL_S, secrets.token_hex(8)]
@@ -207,13 +194,6 @@ async def _line_of(redis: Redis, keys: Keys, part: str) -> str:
     """The name of a turn's line; without such a turn, of any line, for there is nothing to do on it."""
     name: Any = await redis.hget(keys.turn(part), "line")
     return name.decode() if name else MAIN_LINE
-
-
-async def _pipeline(redis: Redis, script: Script, calls: Sequence[Call]) -> list[Any]:
-    async with redis.pipeline(transaction=False) as pipe:
-        for names, args in calls:
-            pipe.evalsha(script.sha, len(names), *names, *args)
-        return await execute(pipe)
 
 
 async def _erase_once(redis: Redis, keys: Keys, head: Sequence[Arg], members: Collection[bytes]) -> list[bytes]:

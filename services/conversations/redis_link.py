@@ -1,8 +1,7 @@
-"""One process's connection to Redis or Valkey: a bounded pool, short timeouts, and one error when it is away.
+"""One process's connection to Redis or Valkey, whatever the topology: bounded waits, and one error when it is away.
 
-redis-py's own defaults (ten retries of five seconds) would hold a request for most of a minute. Here a command has
-one second, one retry, and the whole operation less than two. A command that timed out may still be executed later,
-which is why every write is a script that can be sent twice.
+A command has one second, one repetition, and the whole operation less than two. A command that timed out may still be
+executed later, which is why every write is a script that can be sent twice.
 """
 
 from __future__ import annotations
@@ -12,30 +11,28 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
 
-from cluster.errors import ConfigurationError, StoreUnavailableError
+from cluster.errors import StoreUnavailableError
+from services.conversations.redis_client import connect
+from services.conversations.redis_url import parse_url
 
-SOCKET_TIMEOUT_S: Final = 1.0
 OPERATION_TIMEOUT_S: Final = 1.8  # leaves the caller time to answer within two seconds
 RETRY_AFTER_S: Final = 1.0
-MAX_CONNECTIONS: Final = 64
+MAX_OPERATIONS: Final = 64  # at once; further ones wait, within their own time
 
-_RETRY_PAUSE_S: Final = 0.05
-_SCHEMES: Final = ("redis://", "rediss://", "unix://")
-
-# A reachable server that cannot serve now: out of memory, loading its data, a replica after a failover, a full disk.
+# A reachable server that cannot serve now: out of memory, loading its data, a replica after a failover, a full disk;
+# a Cluster that is moving slots or has lost the majority.
 _AWAY: Final = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
     exceptions.OutOfMemoryError,
     exceptions.ReadOnlyError,
-    exceptions.ClusterDownError,
+    exceptions.ClusterError,
+    exceptions.SlotNotCoveredError,
+    exceptions.AskError,
     exceptions.TryAgainError,
-    exceptions.MasterDownError,
     OSError,
     TimeoutError,
 )
@@ -45,28 +42,33 @@ T = TypeVar("T")
 
 
 class RedisLink:
-    """A pool of connections to one server, shared by all stores of a process.
+    """Connections to one store, shared by all that a process keeps there.
 
     Args:
-        source: ``redis://``, ``rediss://`` or ``unix://`` URL, or a client made elsewhere (it must answer bytes).
+        source: a URL (see ``redis_url``), or a client made elsewhere (it must answer bytes).
 
     Raises:
         ConfigurationError: the URL cannot be used.
     """
 
     def __init__(self, source: str | Redis) -> None:
-        self._client = _connect(source) if isinstance(source, str) else source
+        self._client = connect(parse_url(source)) if isinstance(source, str) else source
+        self._slots = asyncio.Semaphore(MAX_OPERATIONS)
 
     async def call(self, operation: Callable[[Redis], Awaitable[T]], *, timeout_s: float = OPERATION_TIMEOUT_S) -> T:
-        """Run one operation (one or more commands) within ``timeout_s``.
+        """Run one operation (one or more commands) within ``timeout_s``. On a Cluster it gets a ``RedisCluster``.
 
         Raises:
             StoreUnavailableError: no answer in time, or the server cannot serve now.
         """
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), self._slots:
                 return await operation(self._client)
         except _AWAY as error:
+            raise _unavailable(error) from error
+        except exceptions.RedisClusterException as error:
+            if error.__cause__ is None:  # a command that no node can execute; else no node could be asked
+                raise
             raise _unavailable(error) from error
         except exceptions.ResponseError as error:
             if not str(error).startswith(_AWAY_REPLIES):
@@ -79,33 +81,25 @@ class RedisLink:
 
 
 async def execute(pipe: Pipeline) -> list[Any]:
-    """Run a pipeline and raise its first error as the server said it.
+    """Run a pipeline and raise its first error as the server said it."""
+    return checked(await send(pipe))
 
-    redis-py would put the command with its arguments, a user's data, into the message.
+
+async def send(pipe: Pipeline) -> list[Any]:
+    """Run a pipeline; an error is a reply like the others.
+
+    If it raised one, redis-py would put the command with its arguments, a user's data, into the message.
     """
-    replies = await pipe.execute(raise_on_error=False)
+    replies: list[Any] = await pipe.execute(raise_on_error=False)
+    return replies
+
+
+def checked(replies: list[Any]) -> list[Any]:
+    """The replies; raises the first that is an error."""
     error = next((reply for reply in replies if isinstance(reply, Exception)), None)
     if error is not None:
         raise error
     return replies
-
-
-def _connect(url: str) -> Redis:
-    if not url.startswith(_SCHEMES):
-        raise ConfigurationError(f"The Redis URL must begin with {', '.join(_SCHEMES)}.")
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=SOCKET_TIMEOUT_S,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
-            retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), 1),
-        )
-    except ValueError as error:
-        # The URL may hold a password, so it is not repeated.
-        raise ConfigurationError(f"The Redis URL cannot be read: {error}.") from error
-    return Redis.from_pool(pool)
 
 
 def _unavailable(error: Exception) -> StoreUnavailableError:

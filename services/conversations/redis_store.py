@@ -26,7 +26,7 @@ from services.conversations.keys import (
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnState
 from services.conversations.redis_items import brought
 from services.conversations.redis_link import RedisLink
-from services.conversations.scripts import Arg, items, lines, turns
+from services.conversations.scripts import Arg, items, lines, run_many, turns
 from services.conversations.store import WHOLE, Begin, Commit, Note, Part, Reply, Reservation, Tail, Tailed
 
 
@@ -180,7 +180,7 @@ class RedisConversationStore:
         if not notes:
             return []
         calls = [redis_calls.note_call(note) for note in notes]
-        replies = await self._link.call(lambda redis: redis_calls.run_many(redis, turns.NOTE, calls))
+        replies = await self._link.call(lambda redis: run_many(redis, turns.NOTE, calls))
         return [codec.decode_reply(reply) for reply in replies]
 
     async def commit(self, commit: Commit) -> Reply:
@@ -221,7 +221,7 @@ class RedisConversationStore:
         if not tails:
             return []
         calls = [redis_calls.tail_call(tail) for tail in tails]
-        replies = await self._link.call(lambda redis: redis_calls.run_many(redis, turns.TAIL, calls))
+        replies = await self._link.call(lambda redis: run_many(redis, turns.TAIL, calls))
         return [codec.decode_tailed(reply, tail.after) for tail, reply in zip(tails, replies, strict=True)]
 
     async def delete_turn(self, tenant: str, turn: str) -> None:

@@ -14,6 +14,8 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from services.conversations.redis_link import checked, send
+
 NOW_MS: Final = """
 local function now_ms()
   local time = redis.call('TIME')
@@ -29,6 +31,7 @@ end
 
 
 Arg = str | int | bytes
+Call = tuple[Sequence[str], Sequence[Arg]]  # KEYS and ARGV
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +51,33 @@ class Script:
             return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *args)
+
+
+async def run_many(client: Redis, script: Script, calls: Sequence[Call]) -> list[Any]:
+    """Run one script for many calls, each server's share in one round trip; one reply per call, in their order.
+
+    The calls may be of different slots, so this is no transaction: when one fails, others have run. Those that a server
+    did not know the script for are sent again with its text.
+
+    Raises:
+        RedisError: the first call that failed, as the server said it.
+    """
+    replies = await _send_calls(client, "EVALSHA", script.sha, calls)
+    unknown = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if unknown:
+        again = await _send_calls(client, "EVAL", script.text, [calls[place] for place in unknown])
+        for place, reply in zip(unknown, again, strict=True):
+            replies[place] = reply
+    return checked(replies)
+
+
+async def _send_calls(client: Redis, command: str, script: str, calls: Sequence[Call]) -> list[Any]:
+    """Replies and errors.
+
+    By ``execute_command``: redis-py offers a Cluster's pipeline no ``evalsha``, lest a node does not know the script,
+    which is answered above.
+    """
+    async with client.pipeline(transaction=False) as pipe:
+        for keys, args in calls:
+            pipe.execute_command(command, script, len(keys), *keys, *args)
+        return await send(pipe)
