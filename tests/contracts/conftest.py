@@ -1,4 +1,7 @@
-"""The stores under contract, and their servers."""
+"""The stores under contract: in memory, on one server and on a Cluster of three; in the heavy runs on Redis too.
+
+A store that is not in memory works as the user of ``services.conversations.acl``, who has the least rights.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,24 @@ from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
-from services.queue.due import RedisDueIndex
-from services.queue.keys import BACKGROUND
-from services.queue.memory_queue import MemoryDueIndex, MemoryQueue
-from services.queue.redis_queue import RedisQueue
 from services.tenants.memory_keys import MemoryKeyStore
 from services.tenants.redis_keys import RedisKeyStore
-from tests.support.lossy import LossyRedis
-from tests.support.stores import KINDS, REDIS
-from tests.support.valkey import running_valkey
+from tests.support.store_cluster import running_cluster
+from tests.support.valkey import REDIS, running_valkey
 
-# Tenants' keys live until they are revoked, and revoked ones stay listed; jobs and what is due live until they are done.
-WITHOUT_TTL = ("c1:{keys}:", "c1:q:", "c1:due:")
+on_redis = [
+    pytest.mark.valkey,
+    pytest.mark.heavy,
+    pytest.mark.skipif(not REDIS, reason="no redis-server on PATH"),
+]
+KINDS = [
+    "memory",
+    pytest.param("plain_valkey", marks=pytest.mark.valkey),
+    pytest.param("valkey_cluster", marks=pytest.mark.valkey),
+    pytest.param("plain_redis", marks=on_redis),
+    pytest.param("redis_cluster", marks=on_redis),
+]
+WITHOUT_TTL = ("c1:{keys}:",)  # tenants' keys live until they are revoked, and revoked ones stay listed
 
 
 @pytest.fixture(scope="session")
@@ -30,56 +39,46 @@ def plain_valkey():
 
 
 @pytest.fixture(scope="session")
-def cluster_valkey():
-    with running_valkey(cluster=True) as server:
-        yield server
+def valkey_cluster():
+    with running_cluster() as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")
 def plain_redis():
-    with running_valkey(program=REDIS) as server:
+    with running_valkey(binary=REDIS) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def cluster_redis():
-    with running_valkey(program=REDIS, cluster=True) as server:
-        yield server
+def redis_cluster():
+    with running_cluster(binary=REDIS) as servers:
+        yield servers
 
 
 @pytest.fixture(params=KINDS)
-def kind(request):
-    """Which store is under contract."""
-    return request.param
-
-
-@pytest.fixture
-def server(kind, request):
-    """The server behind the store; None for memory. What a test leaves behind must expire."""
-    if kind == "memory":
+def server(request):
+    """The server or Cluster behind the store; None for memory. What a test leaves behind must expire."""
+    if request.param == "memory":
         yield None
         return
-    program, *modes = kind.split("-")
-    running = request.getfixturevalue(f"{'cluster' if 'cluster' in modes else 'plain'}_{program}")
-    yield running
-    leaked = running.keys_without_ttl(allowed=WITHOUT_TTL)
-    running.flush()
+    valkey = request.getfixturevalue(request.param)
+    yield valkey
+    leaked = valkey.keys_without_ttl(allowed=WITHOUT_TTL)
+    valkey.flush()
     assert leaked == []
 
 
 @pytest.fixture
-async def store(kind, server):
-    if server is None:
-        yield MemoryConversationStore()
-        return
-    made = RedisConversationStore(LossyRedis.from_url(server.url) if "twice" in kind else server.url)
+async def store(server):
+    made = MemoryConversationStore() if server is None else RedisConversationStore(server.user_url)
     yield made
     await made.close()
 
 
 @pytest.fixture
 async def index(server):
-    made = MemoryIdIndex() if server is None else RedisIdIndex(server.url)
+    made = MemoryIdIndex() if server is None else RedisIdIndex(server.user_url)
     yield made
     await made.close()
 
@@ -89,25 +88,6 @@ async def key_store(server):
     if server is None:
         yield MemoryKeyStore()
         return
-    link = RedisLink(server.url)
+    link = RedisLink(server.user_url)
     yield RedisKeyStore(link)
     await link.close()
-
-
-@pytest.fixture
-async def link(server):
-    """None for memory."""
-    made = None if server is None else RedisLink(server.url)
-    yield made
-    if made is not None:
-        await made.close()
-
-
-@pytest.fixture
-def queue(link):
-    return MemoryQueue(BACKGROUND) if link is None else RedisQueue(link, BACKGROUND)
-
-
-@pytest.fixture
-def due(link):
-    return MemoryDueIndex() if link is None else RedisDueIndex(link)
