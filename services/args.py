@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 REPLICA = "Replica"  # names of the deployments
 GATEWAY = "Gateway"
@@ -20,7 +20,7 @@ class AppArgs(BaseModel):
 
     model_path: str
     model_name: str
-    redis_url: str
+    redis_url: str = Field(repr=False)  # may hold a password
     device: str
     dtype: str
     threads: int

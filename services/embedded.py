@@ -28,10 +28,12 @@ class EmbeddedValkey:
     Args:
         folder: the data.
         socket: where to listen; the kernel allows 107 bytes for the path of a unix socket.
+        appendfsync: ``everysec``, or ``always`` to have each write on disk before it is answered.
     """
 
-    def __init__(self, folder: Path, socket: Path) -> None:
+    def __init__(self, folder: Path, socket: Path, appendfsync: str = "everysec") -> None:
         self._folder = folder
+        self._appendfsync = appendfsync
         self._socket = socket
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -78,7 +80,7 @@ class EmbeddedValkey:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": self._appendfsync,
             "save": "",
             "maxmemory-policy": "noeviction",
         }

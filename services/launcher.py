@@ -77,7 +77,8 @@ def running_cluster(launch: Launch, args: AppArgs) -> Iterator[Running]:
 
 
 def _start_valkey(launch: Launch, stack: ExitStack) -> str:
-    valkey = EmbeddedValkey(launch.state.valkey, Path(launch.run.folder, "valkey.sock"))
+    socket = Path(launch.run.folder, "valkey.sock")
+    valkey = EmbeddedValkey(launch.state.valkey, socket, launch.settings.redis_appendfsync)
     valkey.start()
     stack.callback(valkey.stop)
     return valkey.url

@@ -5,6 +5,7 @@ Everything that needs torch runs in a short-lived child, so that the launching p
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import socket
@@ -17,6 +18,7 @@ from cluster.demo import CHECKPOINT, MODEL_NAME
 from cluster.engine.native import library
 from cluster.errors import CheckpointError, ConfigurationError
 from services.args import AppArgs
+from services.conversations.redis_checks import check_store
 from services.ray_environment import LONGEST_TURN_S
 from services.settings import RANDOM, ClusterSettings
 from services.state import StateFolder
@@ -35,10 +37,14 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
 
     Raises:
         CheckpointError: the checkpoint cannot be served; names file and tensor.
-        ConfigurationError: a setting asks for what this machine does not have.
+        ConfigurationError: a setting asks for what this machine does not have, or the store cannot be used.
+        StoreUnavailableError: the store does not answer.
     """
     if not settings.address:  # Serve may be there already, and asks on every node
         check_port(settings.port)
+    if settings.redis_url:
+        for warning in asyncio.run(check_store(settings.redis_url)):
+            say(f"WARNING: {warning}")
     device = _device(settings)
     dtype = _dtype(settings, device)
     kv_cache_bytes = int(settings.kv_cache_gib * 2**30) if settings.kv_cache_gib else None

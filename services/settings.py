@@ -10,11 +10,14 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import ConfigurationError
+from services.conversations.redis_url import parse_url
 from services.ray_environment import LONGEST_TURN_S
 
 ENV_PREFIX = "CHATGLM_"
 
 RANDOM = Path("random")  # as --model: not a folder but a checkpoint with random weights, made when needed
+
+_SECRET = ("redis_url",)  # may hold a password
 
 DEFAULT_STATE_DIR = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "chatglm-cluster"
 
@@ -22,7 +25,9 @@ DEFAULT_STATE_DIR = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local"
 class ClusterSettings(BaseSettings):
     """Everything ``chatglm-cluster up`` can be told."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="ignore", frozen=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
     model: Path | None = Field(None, description="checkpoint folder; none: the demo model; random: random weights")
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = Field(
@@ -37,7 +42,10 @@ class ClusterSettings(BaseSettings):
     gateways: Annotated[int, Field(ge=1, le=1024)] = 1
     dispatchers: Annotated[int, Field(ge=1, le=1024)] = 1
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    redis_url: str | None = None
+    redis_url: str | None = Field(None, repr=False, description="see services.conversations.redis_url")
+    redis_appendfsync: Literal["everysec", "always"] = Field(
+        "everysec", description="when the embedded server has its log written to disk; always: before each answer"
+    )
     address: str = Field(
         "", description="a Ray cluster to join, host:port; empty: Ray is started here", validate_default=True
     )
@@ -72,9 +80,19 @@ class ClusterSettings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+    def _understood(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_url(value)
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("redis_appendfsync")
+    @classmethod
+    def _of_our_own(cls, value: str, info: ValidationInfo) -> str:
+        if value == "always" and info.data.get("redis_url"):
+            raise ValueError("is for the embedded server; set appendfsync in the configuration of yours")
         return value
 
     @field_validator("max_replicas")
@@ -95,7 +113,8 @@ class ClusterSettings(BaseSettings):
         host, _, port = value.rpartition(":")
         if value and not (host and port.isdigit()):
             raise ValueError("must be host:port, as `ray start` prints it")
-        if value and not (info.data.get("redis_url") or "").startswith(("redis://", "rediss://")):
+        url = info.data.get("redis_url")
+        if value and (url is None or parse_url(url).socket):
             raise ValueError("needs --redis-url with a Redis or Valkey that every machine reaches")
         return value
 
@@ -130,7 +149,8 @@ def read_settings(**options: Any) -> ClusterSettings:
         first = error.errors()[0]
         name = str(first["loc"][0])
         message = first["msg"].removeprefix("Value error, ")
+        given = "" if name in _SECRET else f", got {first['input']!r}"
         raise ConfigurationError(
-            f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) is wrong: {message[0].lower()}{message[1:]}, "
-            f"got {first['input']!r}."
-        ) from error
+            f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) is wrong: "
+            f"{message[0].lower()}{message[1:].removesuffix('.')}{given}."
+        ) from (None if name in _SECRET else error)

@@ -49,7 +49,16 @@ def up(
     ] = None,
     port: Annotated[int | None, _option("HTTP port; default 8000.", "port")] = None,
     redis_url: Annotated[
-        str | None, _option("Redis or Valkey; none: a private one in the state folder.", "redis_url")
+        str | None,
+        _option(
+            "Redis or Valkey: redis://, redis+sentinel://, redis+cluster://, with TLS rediss…, or unix://; "
+            "none: a private one in the state folder.",
+            "redis_url",
+        ),
+    ] = None,
+    redis_appendfsync: Annotated[
+        str | None,
+        _option("everysec or always: when the private one has its log on disk; default everysec.", "redis_appendfsync"),
     ] = None,
     address: Annotated[
         str | None, _option("A Ray cluster to join, host:port; none: Ray is started here.", "address")
@@ -133,6 +142,7 @@ def up(
         dispatchers=dispatchers,
         port=port,
         redis_url=redis_url,
+        redis_appendfsync=redis_appendfsync,
         address=address,
         device=device,
         dtype=dtype,

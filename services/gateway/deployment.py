@@ -19,12 +19,14 @@ from cluster.channel.connection import SECRET_VARIABLE
 from cluster.errors import StoreUnavailableError
 from cluster.metrics.deployment import Reporter
 from cluster.metrics.families import CONTENT_TYPE
+from services.conversations.redis_checks import check_store
 from services.gateway.app import create_app
 from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
 from services.gateway.families import gateway_families
 from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
 from services.gateway.status import assemble
+from services.gateway.store_check import StoreCheck
 from services.operator_token import operator_token
 from services.serve_changes import apply
 from services.serve_status import ask_controller
@@ -34,6 +36,8 @@ from services.tenants.redis_keys import RedisKeyStore
 from services.turn_process.config import ProcessConfig
 from services.turn_process.process import TurnProcess
 from services.turns.erasure import Eraser
+
+MISCONFIGURED = "misconfigured"  # its log says how
 
 
 class Gateway:
@@ -51,6 +55,7 @@ class Gateway:
         self._reporter = Reporter(f"gateway-{self._name}", self._families)
         self._process = TurnProcess(config, replicas, name=self._name)
         self._authenticator = Authenticator(RedisKeyStore(self._process.link))
+        self._store_check = StoreCheck(partial(check_store, config.redis_url))
         self._created = int(Path(config.model_path, "config.json").stat().st_mtime)  # the same on every gateway
         self._eraser = Eraser(self._process.store, self._process.backend)
         self._serve = ServeWatch(self._app_name, ask_controller)
@@ -79,7 +84,7 @@ class Gateway:
     async def _lifespan(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._process.running())
-            for part in (self._authenticator, self._eraser):
+            for part in (self._authenticator, self._store_check, self._eraser):
                 await part.start()
                 stack.push_async_callback(part.stop)
             reporting = asyncio.get_running_loop().create_task(self._reporter.run())
@@ -97,11 +102,14 @@ class Gateway:
         return assemble(facts, await self._reporter.snapshot(), silent_s=silent_s)
 
     async def _readiness(self) -> Readiness:
-        """Ready while a replica is: without Redis, chat completions still work."""
-        running = await self._serve.running()
-        history = "ok"
+        """Ready while a replica is: without Redis, chat completions still work. Not with one that would lose turns."""
+        running, history = await self._serve.running(), await self._history()
+        ready = running > 0 and history != MISCONFIGURED
+        return Readiness(ready=ready, checks={"replicas": str(running), "history": history})
+
+    async def _history(self) -> str:
         try:
             await self._process.store.ping()
         except StoreUnavailableError:
-            history = "unavailable"
-        return Readiness(ready=running > 0, checks={"replicas": str(running), "history": history})
+            return "unavailable"
+        return MISCONFIGURED if self._store_check.is_refused else "ok"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ProcessConfig:
 
     model_path: str
     model_name: str
-    redis_url: str
+    redis_url: str = field(repr=False)  # may hold a password
     history_ttl_s: int
     longest_turn_s: int
     drain_grace_s: int

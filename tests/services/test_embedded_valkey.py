@@ -40,6 +40,18 @@ def test_data_survives_a_restart(tmp_path: Path, socket: Path) -> None:
     server.stop()
 
 
+@pytest.mark.parametrize("appendfsync", ["everysec", "always"])
+def test_the_log_is_on_disk_when_it_was_asked_to_be(tmp_path: Path, socket: Path, appendfsync: str) -> None:
+    """What the server runs with is what the operator chose."""
+    server = EmbeddedValkey(tmp_path / "valkey", socket, appendfsync)
+    server.start()
+    with client(server) as connected:
+        assert connected.config_get("append*") | {"appendfsync": appendfsync, "appendonly": "yes"} == (
+            connected.config_get("append*")
+        )
+    server.stop()
+
+
 def test_nobody_else_can_connect(tmp_path: Path, socket: Path) -> None:
     """No TCP port, and a socket for its owner only."""
     server = EmbeddedValkey(tmp_path / "valkey", socket)

@@ -16,6 +16,7 @@ from services.settings import RANDOM, read_settings
 from services.state import StateFolder
 from tests.support.native import require_native
 from tests.support.ports import free_port
+from tests.support.valkey import running_valkey
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
 TINY, LORA = DATA / "tiny", DATA / "goldens" / "lora_tiny"
@@ -136,3 +137,21 @@ def test_what_the_c_step_does_not_compute_gets_the_threads_of_torch(options: dic
     assert _is_native(settings, "cpu", "bfloat16") is is_native
     assert not _is_native(settings, "cpu", "float32")
     assert not _is_native(settings, "cuda", "bfloat16")
+
+
+@pytest.mark.valkey
+def test_a_store_is_looked_at_before_the_checkpoint(tmp_path: Path) -> None:
+    """One that evicts is refused while nothing has been loaded; one that keeps nothing is warned of."""
+    said: list[str] = []
+    with running_valkey() as server:
+        options: dict[str, Any] = {"port": free_port(), "state_dir": tmp_path, "redis_url": server.url}
+        with pytest.raises(CheckpointError):
+            prepare(read_settings(**options, model=tmp_path), StateFolder(tmp_path), said.append)
+        assert "WARNING: The store at" in said[0]
+        assert "keeps nothing on disk" in said[0]
+        with server.client() as client:
+            client.config_set("maxmemory", "100mb")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ConfigurationError, match="set maxmemory-policy noeviction"):
+            prepare(read_settings(**options, model=tmp_path), StateFolder(tmp_path), said.append)
+    assert len(said) == 2

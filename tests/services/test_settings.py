@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from cluster.errors import ConfigurationError
@@ -30,8 +32,26 @@ def test_a_joined_cluster_needs_a_store_that_all_its_machines_reach() -> None:
     """A socket on one machine is none."""
     joined = read_settings(address="10.0.0.1:6379", redis_url="redis://10.0.0.2/0")
     assert joined.address == "10.0.0.1:6379"
+    for url in ("redis+sentinel://10.0.0.2,10.0.0.3/m", "redis+cluster://10.0.0.2"):
+        assert read_settings(address="10.0.0.1:6379", redis_url=url).redis_url == url
     with pytest.raises(ConfigurationError, match="--redis-url"):
         read_settings(address="10.0.0.1:6379", redis_url="unix:///run/valkey.sock")
+
+
+def test_a_wrong_url_of_the_store_is_named_but_not_repeated() -> None:
+    """It may hold a password, and what stops a process ends in logs."""
+    password = "hunter" + "2"  # in one word, it would be in the traceback as this line
+    with pytest.raises(ConfigurationError, match=r"--redis-url .*CHATGLM_REDIS_URL.* must begin with") as wrong:
+        read_settings(redis_url=f"http://user:{password}@x")
+    assert password not in "".join(traceback.format_exception(wrong.value))
+    assert password not in repr(read_settings(redis_url=f"redis://user:{password}@x"))
+
+
+def test_how_another_server_writes_to_disk_is_not_decided_here() -> None:
+    """The option is for the embedded server only."""
+    with pytest.raises(ConfigurationError, match=r"--redis-appendfsync .*configuration of yours"):
+        read_settings(redis_url="redis://x", redis_appendfsync="always")
+    assert read_settings(redis_appendfsync="always").redis_appendfsync == "always"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +64,7 @@ def test_a_joined_cluster_needs_a_store_that_all_its_machines_reach() -> None:
         ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
         ("dtype", "int3", "'float32'"),
         ("port", 70000, "less than or equal to 65535"),
-        ("redis_url", "http://x", "redis://"),
+        ("redis_appendfsync", "no", "'everysec' or 'always'"),
         ("address", "node-1", "host:port"),
         ("address", "10.0.0.1:6379", "--redis-url"),
         ("kv_cache_gib", 0, "greater than 0"),
