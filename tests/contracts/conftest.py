@@ -22,8 +22,7 @@ on_redis = [
     pytest.mark.heavy,
     pytest.mark.skipif(not REDIS, reason="no redis-server on PATH"),
 ]
-KINDS = [
-    "memory",
+REAL = [
     pytest.param("plain_valkey", marks=pytest.mark.valkey),
     pytest.param("valkey_cluster", marks=pytest.mark.valkey),
     pytest.param("plain_redis", marks=on_redis),
@@ -56,16 +55,26 @@ def redis_cluster():
         yield servers
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["memory", *REAL])
 def server(request):
     """The server or Cluster behind the store; None for memory. What a test leaves behind must expire."""
     if request.param == "memory":
         yield None
-        return
-    valkey = request.getfixturevalue(request.param)
-    yield valkey
-    leaked = valkey.keys_without_ttl(allowed=WITHOUT_TTL)
-    valkey.flush()
+    else:
+        yield from cleared(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=REAL)
+def real_server(request):
+    """The same without memory."""
+    yield from cleared(request.getfixturevalue(request.param))
+
+
+def cleared(server):
+    """The server, empty again afterwards."""
+    yield server
+    leaked = server.keys_without_ttl(allowed=WITHOUT_TTL)
+    server.flush()
     assert leaked == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -47,10 +47,18 @@ class StoreCluster(Keyspace):
 
 
 @contextmanager
-def running_cluster(*, replicas: int = 0, binary: str = VALKEY) -> Iterator[StoreCluster]:
-    """Three primaries, the first ``replicas`` of them with a replica each, for the time of a ``with``."""
+def running_cluster(
+    *, replicas: int = 0, binary: str = VALKEY, tls: Mapping[str, object] | None = None
+) -> Iterator[StoreCluster]:
+    """Three primaries, the first ``replicas`` of them with a replica each, for the time of a ``with``.
+
+    Args:
+        replicas: how many primaries have one.
+        binary: the server's program.
+        tls: options of a server for its certificates; with them the nodes speak nothing but TLS.
+    """
     with ExitStack() as stack:
-        nodes = [stack.enter_context(_node(binary)) for _ in range(PRIMARIES + replicas)]
+        nodes = [stack.enter_context(_node(binary, tls)) for _ in range(PRIMARIES + replicas)]
         primaries, others = nodes[:PRIMARIES], nodes[PRIMARIES:]
         _meet(nodes)
         _share_slots(primaries)
@@ -65,15 +73,17 @@ def running_cluster(*, replicas: int = 0, binary: str = VALKEY) -> Iterator[Stor
 
 
 @contextmanager
-def _node(binary: str) -> Iterator[ValkeyServer]:
-    options = {
+def _node(binary: str, tls: Mapping[str, object] | None) -> Iterator[ValkeyServer]:
+    port = free_port()
+    options: dict[str, object] = {
         "cluster-enabled": "yes",
         "bind": "127.0.0.1",
         "cluster-node-timeout": NODE_TIMEOUT_MS,
         "cluster-require-full-coverage": "no",
         "repl-diskless-sync-delay": 0,
+        **({"port": 0, "tls-port": port, "tls-cluster": "yes", "tls-replication": "yes", **tls} if tls else {}),
     }
-    with running_valkey(port=free_port(), binary=binary, options=options) as node:
+    with running_valkey(port=port, binary=binary, options=options) as node:
         yield node
 
 

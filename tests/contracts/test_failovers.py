@@ -1,0 +1,168 @@
+"""The death and the sleep of servers that have others to take over: bounded errors, then service again by itself.
+
+Replication is not awaited, so a failover may lose the newest writes: never half of one, and never silently (the owner
+of a lost turn hears ABSENT or LOST). These tests write again until it is taken, and then compare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+import pytest
+
+from cluster.errors import StoreUnavailableError
+from services.conversations import ids
+from services.conversations.redis_link import RedisLink
+from services.conversations.redis_store import RedisConversationStore
+from services.conversations.store import Verdict
+from services.tenants.redis_keys import RedisKeyStore
+from tests.support.sentinel import running_sentinel
+from tests.support.store_cluster import running_cluster
+from tests.support.turns import TENANT, a_begin, a_commit, a_note
+from tests.support.valkey import REDIS, VALKEY
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.valkey
+
+on_redis = [pytest.mark.heavy, pytest.mark.skipif(not REDIS, reason="no redis-server on PATH")]
+BINARIES = [pytest.param(VALKEY, id="valkey"), pytest.param(REDIS, id="redis", marks=on_redis)]
+BOUNDED_S = 4.0  # less than two on a machine with time for us; the library's own patience would be 55
+TAKEN_OVER_S = 20.0  # of which the servers need 1 to 3 to agree on a death
+
+
+@pytest.fixture(params=BINARIES)
+def watched(request):
+    with running_sentinel(request.param) as servers:
+        yield servers
+
+
+@pytest.fixture(params=BINARIES)
+def cluster(request):
+    with running_cluster(replicas=3, binary=request.param) as servers:
+        yield servers
+
+
+@pytest.fixture
+async def link(request):
+    server = request.getfixturevalue("watched" if "watched" in request.fixturenames else "cluster")
+    made = RedisLink(server.user_url)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def store(link):
+    return RedisConversationStore(link)
+
+
+async def persist(call):
+    """The first answer that is none of being away, and how long the longest wait for one was."""
+    deadline, longest_s = time.monotonic() + TAKEN_OVER_S, 0.0
+    while True:
+        begin = time.monotonic()
+        try:
+            answer = await call()
+        except StoreUnavailableError:
+            assert time.monotonic() < deadline, "nobody took over"
+            longest_s = max(longest_s, time.monotonic() - begin)
+            await asyncio.sleep(0.05)
+        else:
+            return answer, longest_s
+
+
+async def whole_turn(store, conversation, version=0):
+    """Begin, two notes and a commit, each until it is taken."""
+    turn = ids.new_response(conversation)
+    begin = a_begin(turn, base_version=version)
+    assert (await persist(lambda: store.begin(begin)))[0].verdict is Verdict.OK
+    for start in (0, 1):
+        (reply,), _ = await persist(lambda start=start: store.note([a_note(turn, start, [start])]))
+        assert reply.verdict is Verdict.OK
+    commit = a_commit(turn, base_version=version)
+    reply, _ = await persist(lambda: store.commit(commit))
+    assert reply.verdict in {Verdict.OK, Verdict.DONE}
+    return commit
+
+
+def replicated(*servers):
+    """Wait until the replica of each server has all that was written so far: that much will not be lost."""
+    for server in servers:
+        with server.client() as client:
+            wait_until(partial(has_all, client, client.info("replication")["master_repl_offset"]), what="replication")
+
+
+def has_all(client, written):
+    """Whether the replica has acknowledged so many bytes."""
+    return client.info("replication")["slave0"]["offset"] >= written
+
+
+async def check_served(store, made):
+    """What was committed before is there, and a further turn of each conversation is taken."""
+    for conversation, commit in made.items():
+        line, _ = await persist(lambda conversation=conversation: store.load(TENANT, conversation))
+        assert (line.version, line.active, line.items) == (1, "", commit.items)
+        await whole_turn(store, conversation, version=1)
+        assert len((await store.load(TENANT, conversation)).items) == 2 * len(commit.items)
+
+
+async def conversations(store, count):
+    """Conversations with one turn each, by id."""
+    made = [(await persist(lambda: store.create(TENANT, metadata={})))[0] for _ in range(count)]
+    return {one.id: await whole_turn(store, one.id) for one in made}
+
+
+async def test_a_sentinels_replica_takes_over_from_a_killed_primary(watched, store, link):
+    """Turns and keys go on, and an old primary that comes back is not written to."""
+    keys = RedisKeyStore(link)
+    key, _ = await keys.create(TENANT, "laptop")
+    made = await conversations(store, 3)
+    replicated(watched.primary)
+    watched.primary.kill()
+    await check_served(store, made)
+    assert (await keys.find(key.id)).info == key
+    watched.primary.start()
+    again = await conversations(store, 3)
+    with watched.replica.client() as client:
+        assert client.info("replication")["role"] == "master"
+        assert all(client.exists(f"c1:{{{TENANT}.{ids.conversation_root(name)}}}:line:main") for name in again)
+
+
+async def test_a_frozen_primary_of_sentinels_is_left_and_not_believed_when_it_wakes(watched, store):
+    """Each attempt ends soon; after the takeover nothing reads or writes the sleeper."""
+    made = await conversations(store, 3)
+    replicated(watched.primary)
+    with watched.primary.stopped():
+        _, longest_s = await persist(lambda: store.create(TENANT, metadata={}))
+        assert longest_s < BOUNDED_S
+        await check_served(store, made)
+    for conversation in made:
+        assert (await persist(lambda name=conversation: store.load(TENANT, name)))[0].version == 2
+
+
+async def test_a_clusters_replica_takes_over_from_a_killed_primary(cluster, store, link):
+    """The other slots are served meanwhile, and all of them after."""
+    keys = RedisKeyStore(link)
+    key, _ = await keys.create(TENANT, "laptop")
+    made = await conversations(store, 9)
+    replicated(*cluster.primaries)
+    cluster.primaries[1].kill()
+    await check_served(store, made)
+    assert (await persist(lambda: keys.find(key.id)))[0].info == key
+
+
+async def test_a_frozen_primary_of_a_cluster_is_left(cluster, store):
+    """Each attempt ends soon, also the many notes of one flush."""
+    made = await conversations(store, 9)
+    turns = [ids.new_response(name) for name in made]
+    for turn in turns:
+        await store.begin(a_begin(turn, base_version=1))
+    replicated(*cluster.primaries)
+    with cluster.primaries[1].stopped():
+        notes = [a_note(turn, 0, [1, 2]) for turn in turns]
+        replies, longest_s = await persist(lambda: store.note(notes))
+        assert longest_s < BOUNDED_S
+        assert {reply.verdict for reply in replies} == {Verdict.OK}
+    for turn in turns:
+        assert (await persist(lambda turn=turn: store.journal(TENANT, turn)))[0] == [1, 2]
