@@ -14,18 +14,20 @@ from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Reply, Verdict
 from services.tenants.redis_keys import RedisKeyStore
 from services.tenants.share import Share
-from tests.support.lossy import LossyRedis
+from tests.support.lossy import LossyCluster, LossyRedis
+from tests.support.store_cluster import StoreCluster
 from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
-
-pytestmark = pytest.mark.valkey
 
 
 @pytest.fixture
-async def link(plain_valkey):
-    made = RedisLink(LossyRedis.from_url(plain_valkey.url))
+async def link(real_server):
+    if isinstance(real_server, StoreCluster):
+        client = LossyCluster(host="127.0.0.1", port=real_server.primaries[0].port)
+    else:
+        client = LossyRedis.from_url(real_server.url)
+    made = RedisLink(client)
     yield made
     await made.close()
-    plain_valkey.flush()
 
 
 @pytest.fixture

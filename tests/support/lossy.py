@@ -1,28 +1,54 @@
-"""A client whose every reply is lost once, so that the library's retry is part of every call."""
+"""Clients whose every reply is lost once, so that the library's repetition is part of every call."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import RedisCluster
 
 
-class LossyPipeline(Pipeline):
-    """Executes all of its commands twice and answers with the second replies."""
-
-    async def execute(self, **options):
-        commands = list(self.command_stack)
-        await super().execute(**options)
-        self.command_stack = commands
-        return await super().execute(**options)
-
-
-class LossyRedis(Redis):
-    """Executes each command twice and answers with the second reply, as a retry after a lost reply does."""
+class _Lossy:
+    """Executes each command and pipeline twice and answers with the second reply, as after a lost one."""
 
     async def execute_command(self, *args, **options):
         await super().execute_command(*args, **options)
         return await super().execute_command(*args, **options)
 
-    def pipeline(self, *, transaction):
-        """Every pipeline of this client is sent twice too."""
-        return LossyPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint=None)
+    def pipeline(self, transaction=True):  # noqa: FBT002 - the library's signature
+        return _TwicePipeline(partial(super().pipeline, transaction=transaction))
+
+
+class LossyRedis(_Lossy, Redis):
+    """Of one server."""
+
+
+class LossyCluster(_Lossy, RedisCluster):
+    """Of a Cluster."""
+
+
+class _TwicePipeline:
+    """Remembers what it is given and puts it into two real pipelines, one after the other."""
+
+    def __init__(self, make):
+        self._make = make
+        self._calls = []
+
+    def __getattr__(self, name):
+        return lambda *args, **options: self._calls.append((name, args, options))
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        pass
+
+    async def execute(self, **options):
+        await self._execute_once(**options)
+        return await self._execute_once(**options)
+
+    async def _execute_once(self, **options):
+        async with self._make() as pipe:
+            for name, args, parameters in self._calls:
+                getattr(pipe, name)(*args, **parameters)
+            return await pipe.execute(**options)
