@@ -52,7 +52,8 @@ class RedisLink:
     """
 
     def __init__(self, source: str | Redis) -> None:
-        self._client = connect(parse_url(source)) if isinstance(source, str) else source
+        self._address = parse_url(source) if isinstance(source, str) else None
+        self._client = connect(self._address) if self._address else source
         self._slots = asyncio.Semaphore(MAX_OPERATIONS)
 
     async def call(self, operation: Callable[[Redis], Awaitable[T]], *, timeout_s: float = OPERATION_TIMEOUT_S) -> T:
@@ -69,11 +70,18 @@ class RedisLink:
         except exceptions.RedisClusterException as error:
             if error.__cause__ is None:  # a command that no node can execute; else no node could be asked
                 raise
+            await self._begin_anew()
             raise _unavailable(error) from error
         except exceptions.ResponseError as error:
             if not str(error).startswith(_AWAY_REPLIES):
                 raise
             raise _unavailable(error) from error
+
+    async def _begin_anew(self) -> None:
+        """Forget the addresses a Cluster has told: when all its nodes come back elsewhere, only the URL leads there."""
+        if self._address is not None:
+            forgotten, self._client = self._client, connect(self._address)
+            await forgotten.aclose()
 
     async def close(self) -> None:
         """Close all connections."""

@@ -18,6 +18,7 @@ from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Verdict
 from services.tenants.redis_keys import RedisKeyStore
+from tests.support.ports import free_port
 from tests.support.sentinel import running_sentinel
 from tests.support.store_cluster import running_cluster
 from tests.support.turns import TENANT, a_begin, a_commit, a_note
@@ -166,3 +167,17 @@ async def test_a_frozen_primary_of_a_cluster_is_left(cluster, store):
         assert {reply.verdict for reply in replies} == {Verdict.OK}
     for turn in turns:
         assert (await persist(lambda turn=turn: store.journal(TENANT, turn)))[0] == [1, 2]
+
+
+async def test_a_cluster_that_comes_back_at_other_addresses_is_found_by_its_url():
+    """As when all its machines were replaced behind a name: the addresses it once told lead nowhere."""
+    later = free_port()
+    with running_cluster() as cluster:
+        store = RedisConversationStore(f"{cluster.user_url},127.0.0.1:{later}")
+        await store.create(TENANT, metadata={})
+    with pytest.raises(StoreUnavailableError):
+        await store.create(TENANT, metadata={})
+    with running_cluster(first_port=later):
+        made, _ = await persist(lambda: store.create(TENANT, metadata={}))
+        assert await store.conversation(TENANT, made.id) == made
+        await store.close()

@@ -48,7 +48,7 @@ class StoreCluster(Keyspace):
 
 @contextmanager
 def running_cluster(
-    *, replicas: int = 0, binary: str = VALKEY, tls: Mapping[str, object] | None = None
+    *, replicas: int = 0, binary: str = VALKEY, tls: Mapping[str, object] | None = None, first_port: int = 0
 ) -> Iterator[StoreCluster]:
     """Three primaries, the first ``replicas`` of them with a replica each, for the time of a ``with``.
 
@@ -56,9 +56,11 @@ def running_cluster(
         replicas: how many primaries have one.
         binary: the server's program.
         tls: options of a server for its certificates; with them the nodes speak nothing but TLS.
+        first_port: where the first node listens; 0: anywhere.
     """
     with ExitStack() as stack:
-        nodes = [stack.enter_context(_node(binary, tls)) for _ in range(PRIMARIES + replicas)]
+        ports = [first_port or free_port(), *(free_port() for _ in range(PRIMARIES + replicas - 1))]
+        nodes = [stack.enter_context(_node(binary, tls, port)) for port in ports]
         primaries, others = nodes[:PRIMARIES], nodes[PRIMARIES:]
         _meet(nodes)
         _share_slots(primaries)
@@ -73,8 +75,7 @@ def running_cluster(
 
 
 @contextmanager
-def _node(binary: str, tls: Mapping[str, object] | None) -> Iterator[ValkeyServer]:
-    port = free_port()
+def _node(binary: str, tls: Mapping[str, object] | None, port: int) -> Iterator[ValkeyServer]:
     options: dict[str, object] = {
         "cluster-enabled": "yes",
         "bind": "127.0.0.1",
