@@ -7,6 +7,7 @@ executed later, which is why every write is a script that can be sent twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -14,7 +15,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from cluster.errors import StoreUnavailableError
+from cluster.errors import ConfigurationError, StoreUnavailableError
 from services.conversations.redis_client import connect
 from services.conversations.redis_url import parse_url
 
@@ -52,8 +53,8 @@ class RedisLink:
     """
 
     def __init__(self, source: str | Redis) -> None:
-        self._address = parse_url(source) if isinstance(source, str) else None
-        self._client = connect(self._address) if self._address else source
+        self._url = source if isinstance(source, str) else ""
+        self._client = connect(parse_url(source)) if isinstance(source, str) else source
         self._slots = asyncio.Semaphore(MAX_OPERATIONS)
 
     async def call(self, operation: Callable[[Redis], Awaitable[T]], *, timeout_s: float = OPERATION_TIMEOUT_S) -> T:
@@ -64,24 +65,26 @@ class RedisLink:
         """
         try:
             async with asyncio.timeout(timeout_s), self._slots:
-                return await operation(self._client)
+                client = self._client
+                return await operation(client)
         except _AWAY as error:
             raise _unavailable(error) from error
         except exceptions.RedisClusterException as error:
             if error.__cause__ is None:  # a command that no node can execute; else no node could be asked
                 raise
-            await self._begin_anew()
+            await self._replace(client)
             raise _unavailable(error) from error
         except exceptions.ResponseError as error:
             if not str(error).startswith(_AWAY_REPLIES):
                 raise
             raise _unavailable(error) from error
 
-    async def _begin_anew(self) -> None:
+    async def _replace(self, client: Redis) -> None:
         """Forget the addresses a Cluster has told: when all its nodes come back elsewhere, only the URL leads there."""
-        if self._address is not None:
-            forgotten, self._client = self._client, connect(self._address)
-            await forgotten.aclose()
+        if self._url and client is self._client:
+            with contextlib.suppress(ConfigurationError):  # a file is gone for now; the old client can go on
+                self._client = connect(parse_url(self._url))
+                await client.aclose()
 
     async def close(self) -> None:
         """Close all connections."""
