@@ -27,7 +27,7 @@ from cluster.errors import NotFoundError, StoreUnavailableError
 from services.conversations import ids
 from services.conversations.records import TurnState
 from services.conversations.redis_store import RedisConversationStore
-from tests.support.turns import TENANT, a_begin, a_commit, a_note
+from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
 from tests.support.valkey import VALKEY, ValkeyServer
 
 NOTES = 8  # of a turn
@@ -172,7 +172,7 @@ async def _lost_of_turn(store: RedisConversationStore, turn: str, writes: list[s
     except NotFoundError:
         return len(writes)
     is_whole = record.state is TurnState.COMPLETED and record.answer is not None and record.answer.id in kept
-    noted = len(await store.journal(TENANT, turn)) if not is_whole else NOTES * IDS
+    noted = len(await journal_of(store, turn)) if not is_whole else NOTES * IDS
     return sum((write == "commit" and not is_whole) or _ids_of(write) > noted for write in writes)
 
 

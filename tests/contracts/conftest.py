@@ -1,4 +1,4 @@
-"""The stores under contract: in memory, on one server and on a Cluster of three; in the heavy runs on Redis too.
+"""The stores under contract: in memory, on one server and on a Cluster of three, of Valkey and of Redis.
 
 A store that is not in memory works as the user of ``services.conversations.acl``, who has the least rights.
 """
@@ -12,23 +12,19 @@ from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
+from services.queue.due import RedisDueIndex
+from services.queue.keys import BACKGROUND
+from services.queue.memory_queue import MemoryDueIndex, MemoryQueue
+from services.queue.redis_queue import RedisQueue
 from services.tenants.memory_keys import MemoryKeyStore
 from services.tenants.redis_keys import RedisKeyStore
+from tests.support.lossy import lossy
 from tests.support.store_cluster import running_cluster
+from tests.support.stores import KINDS, REAL, parted
 from tests.support.valkey import REDIS, running_valkey
 
-on_redis = [
-    pytest.mark.valkey,
-    pytest.mark.heavy,
-    pytest.mark.skipif(not REDIS, reason="no redis-server on PATH"),
-]
-REAL = [
-    pytest.param("plain_valkey", marks=pytest.mark.valkey),
-    pytest.param("valkey_cluster", marks=pytest.mark.valkey),
-    pytest.param("plain_redis", marks=on_redis),
-    pytest.param("redis_cluster", marks=on_redis),
-]
-WITHOUT_TTL = ("c1:{keys}:",)  # tenants' keys live until they are revoked, and revoked ones stay listed
+# Tenants' keys live until they are revoked, and revoked ones stay listed; jobs and what is due live until they are done.
+WITHOUT_TTL = ("c1:{keys}:", "c1:q:", "c1:due:")
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +51,19 @@ def redis_cluster():
         yield servers
 
 
-@pytest.fixture(params=["memory", *REAL])
-def server(request):
+@pytest.fixture(params=KINDS)
+def kind(request):
+    """Which store is under contract."""
+    return request.param
+
+
+@pytest.fixture
+def server(kind, request):
     """The server or Cluster behind the store; None for memory. What a test leaves behind must expire."""
-    if request.param == "memory":
+    if kind == "memory":
         yield None
     else:
-        yield from cleared(request.getfixturevalue(request.param))
+        yield from cleared(request.getfixturevalue(parted(kind)[0]))
 
 
 @pytest.fixture(params=REAL)
@@ -79,24 +81,38 @@ def cleared(server):
 
 
 @pytest.fixture
-async def store(server):
-    made = MemoryConversationStore() if server is None else RedisConversationStore(server.user_url)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def index(server):
-    made = MemoryIdIndex() if server is None else RedisIdIndex(server.user_url)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def key_store(server):
+async def link(kind, server):
+    """None for memory."""
     if server is None:
-        yield MemoryKeyStore()
+        yield None
         return
-    link = RedisLink(server.user_url)
-    yield RedisKeyStore(link)
-    await link.close()
+    made = RedisLink(lossy(server) if parted(kind)[1] else server.user_url)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def store(link):
+    return MemoryConversationStore() if link is None else RedisConversationStore(link)
+
+
+@pytest.fixture
+async def index(link):
+    made = MemoryIdIndex() if link is None else RedisIdIndex(link)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def key_store(link):
+    return MemoryKeyStore() if link is None else RedisKeyStore(link)
+
+
+@pytest.fixture
+def queue(link):
+    return MemoryQueue(BACKGROUND) if link is None else RedisQueue(link, BACKGROUND)
+
+
+@pytest.fixture
+def due(link):
+    return MemoryDueIndex() if link is None else RedisDueIndex(link)

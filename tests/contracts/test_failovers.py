@@ -21,7 +21,7 @@ from services.tenants.redis_keys import RedisKeyStore
 from tests.support.ports import free_port
 from tests.support.sentinel import running_sentinel
 from tests.support.store_cluster import running_cluster
-from tests.support.turns import TENANT, a_begin, a_commit, a_note
+from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
 from tests.support.valkey import REDIS, VALKEY
 from tests.support.waiting import wait_until
 
@@ -166,7 +166,7 @@ async def test_a_frozen_primary_of_a_cluster_is_left(cluster, store):
         assert longest_s < BOUNDED_S
         assert {reply.verdict for reply in replies} == {Verdict.OK}
     for turn in turns:
-        assert (await persist(lambda turn=turn: store.journal(TENANT, turn)))[0] == [1, 2]
+        assert (await persist(lambda turn=turn: journal_of(store, turn)))[0] == [1, 2]
 
 
 async def test_a_cluster_that_comes_back_at_other_addresses_is_found_by_its_url():

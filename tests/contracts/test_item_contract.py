@@ -249,5 +249,5 @@ def _lose(store, server, conversation, names):
             del root.items[name]
         return
     with server.client() as client:
-        (key,) = client.keys(f"*{ids.conversation_root(conversation)}*:item")
+        (key,) = client.scan_iter(f"*{ids.conversation_root(conversation)}*:item")
         assert client.hdel(key, *names) == len(names)

@@ -14,18 +14,13 @@ from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Reply, Verdict
 from services.tenants.redis_keys import RedisKeyStore
 from services.tenants.share import Share
-from tests.support.lossy import LossyCluster, LossyRedis
-from tests.support.store_cluster import StoreCluster
+from tests.support.lossy import LossyRedis, lossy
 from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
 
 
 @pytest.fixture
 async def link(real_server):
-    if isinstance(real_server, StoreCluster):
-        client = LossyCluster(host="127.0.0.1", port=real_server.primaries[0].port)
-    else:
-        client = LossyRedis.from_url(real_server.url)
-    made = RedisLink(client)
+    made = RedisLink(lossy(real_server))
     yield made
     await made.close()
 
@@ -33,6 +28,15 @@ async def link(real_server):
 @pytest.fixture
 def store(link):
     return RedisConversationStore(link)
+
+
+@pytest.fixture
+async def plain_store(plain_valkey):
+    """On a server that each command reaches once, unless the test repeats it."""
+    made = RedisConversationStore(plain_valkey.url)
+    yield made
+    await made.close()
+    plain_valkey.flush()
 
 
 async def test_a_conversation_is_created_once(store):
@@ -68,9 +72,9 @@ async def test_an_item_is_deleted_once(store):
         await store.delete_item(TENANT, made.id, item.id)
 
 
-async def test_a_change_of_items_sent_again_under_a_turn_was_done_before_it(store, plain_valkey):
+async def test_a_change_of_items_sent_again_under_a_turn_was_done_before_it(plain_store, plain_valkey):
     """A turn that began between a change and its repetition does not make it fail, nor does the repetition change it."""
-    made = await store.create(TENANT, metadata={})
+    made = await plain_store.create(TENANT, metadata={})
     other = RedisConversationStore(plain_valkey.url)
 
     class Between(LossyRedis):
@@ -85,22 +89,22 @@ async def test_a_change_of_items_sent_again_under_a_turn_was_done_before_it(stor
 
     changing = RedisConversationStore(Between.from_url(plain_valkey.url))
     added = await changing.append_items(TENANT, made.id, [Item(id="", role="user", text="一")])
-    line = await store.load(TENANT, made.id)
+    line = await plain_store.load(TENANT, made.id)
     assert (line.items, line.version, bool(line.active)) == (added, 1, True)
     await changing.close()
     await other.close()
 
 
-async def test_an_append_sent_again_does_not_bring_back_what_was_deleted(store, plain_valkey):
+async def test_an_append_sent_again_does_not_bring_back_what_was_deleted(plain_store, plain_valkey):
     """The late repetition of an append meets the deletion's tombstone."""
-    made = await store.create(TENANT, metadata={})
+    made = await plain_store.create(TENANT, metadata={})
     keys = Keys.of_conversation(TENANT, made.id)
     item = Item(id=ids.new_item(made.id), role="user", text="一")
     async with Redis.from_url(plain_valkey.url) as client:
         await redis_items.append(client, keys, [item], history_ttl_s=60, max_items=5)
-        await store.delete_item(TENANT, made.id, item.id)
+        await plain_store.delete_item(TENANT, made.id, item.id)
         assert await redis_items.append(client, keys, [item], history_ttl_s=60, max_items=5) == [b"ok"]
-    assert (await store.load(TENANT, made.id)).items == []
+    assert (await plain_store.load(TENANT, made.id)).items == []
 
 
 async def test_metadata_is_set_once(store):

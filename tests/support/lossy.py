@@ -7,6 +7,8 @@ from functools import partial
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
+from tests.support.store_cluster import StoreCluster
+
 
 class _Lossy:
     """Executes each command and pipeline twice and answers with the second reply, as after a lost one."""
@@ -25,6 +27,13 @@ class LossyRedis(_Lossy, Redis):
 
 class LossyCluster(_Lossy, RedisCluster):
     """Of a Cluster."""
+
+
+def lossy(server) -> Redis:
+    """A lossy client of a server or Cluster."""
+    if isinstance(server, StoreCluster):
+        return LossyCluster(host="127.0.0.1", port=server.primaries[0].port)
+    return LossyRedis.from_url(server.url)
 
 
 class _TwicePipeline:

@@ -1,24 +1,31 @@
-"""Which stores a contract is tested on: memory, and Valkey and Redis, each plain and as a cluster."""
+"""Which stores a contract is tested on, by the names of the fixtures that run them."""
 
 from __future__ import annotations
 
-import shutil
+from typing import Any
 
 import pytest
 
-REDIS = shutil.which("redis-server") or ""
-_VALKEY = [pytest.mark.valkey]
-_REDIS = [pytest.mark.valkey, pytest.mark.skipif(not REDIS, reason="no redis-server on this machine")]
+from tests.support.valkey import REDIS
 
-KINDS = [
-    "memory",
-    pytest.param("valkey", marks=_VALKEY),
-    pytest.param("valkey-cluster", marks=_VALKEY),  # of one node, which refuses what spans slots
-    pytest.param("redis", marks=_REDIS),
-    pytest.param("redis-cluster", marks=_REDIS),
+_TWICE = "+twice"
+_VALKEY = [pytest.mark.valkey]
+_REDIS = [pytest.mark.valkey, pytest.mark.skipif(not REDIS, reason="no redis-server on PATH")]
+
+REAL = [
+    pytest.param("plain_valkey", marks=_VALKEY),
+    pytest.param("valkey_cluster", marks=_VALKEY),
+    pytest.param("plain_redis", marks=_REDIS),
+    pytest.param("redis_cluster", marks=[*_REDIS, pytest.mark.heavy]),
 ]
+KINDS: list[Any] = ["memory", *REAL]
 TWICE = [  # every command is executed twice, as after a lost reply
-    pytest.param("valkey-cluster-twice", marks=_VALKEY),
-    pytest.param("redis-twice", marks=_REDIS),
+    pytest.param("valkey_cluster" + _TWICE, marks=_VALKEY),
+    pytest.param("plain_redis" + _TWICE, marks=_REDIS),
 ]
 ALSO_TWICE = pytest.mark.parametrize("kind", [*KINDS, *TWICE], indirect=True)
+
+
+def parted(kind: str) -> tuple[str, bool]:
+    """The server's fixture, and whether every command is executed twice."""
+    return kind.removesuffix(_TWICE), kind.endswith(_TWICE)

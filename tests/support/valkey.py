@@ -31,6 +31,11 @@ class Keyspace:
         """A context that gives a plain client that answers bytes."""
         raise NotImplementedError
 
+    def suffixes(self) -> list[str]:
+        """What the keys are called within their roots."""
+        with self.client() as client:
+            return sorted(key.decode().rpartition(":")[2] for key in client.scan_iter())
+
     def keys_without_ttl(self, *, allowed: Iterable[str] = ()) -> list[str]:
         """Keys that would stay for ever, apart from those whose name begins with an allowed prefix."""
         prefixes = tuple(allowed)
