@@ -32,7 +32,7 @@ class LossyCluster(_Lossy, RedisCluster):
 def lossy(server) -> Redis:
     """A lossy client of a server or Cluster."""
     if isinstance(server, StoreCluster):
-        return LossyCluster(host="127.0.0.1", port=server.primaries[0].port)
+        return LossyCluster(host="127.0.0.1", port=server.primaries[0].port, reinitialize_steps=0)
     return LossyRedis.from_url(server.url)
 
 
