@@ -121,7 +121,7 @@ def _release(info: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 def _reason(cause: BaseException | None) -> str:
     if isinstance(cause, MasterNotFoundError):  # its own words are long, and of objects
-        return "no Sentinel that answers knows a primary of this name"
+        return "no Sentinel both lets us in and knows a primary of this name"
     return (str(cause) or type(cause).__name__).rstrip(".")
 
 

@@ -23,7 +23,7 @@ from cluster.errors import ConfigurationError
 from services.conversations.redis_url import Login, StoreAddress, Tls
 
 SOCKET_TIMEOUT_S: Final = 1.0
-SENTINEL_TIMEOUT_S: Final = 0.3  # the next Sentinel is asked then, and the server has still its second
+SENTINEL_TIMEOUT_S: Final = 0.5  # then the next Sentinel is asked, and the server still has its second
 MAX_CONNECTIONS: Final = 128  # to one server; the link has fewer in use, the rest are being closed
 
 _RETRY_PAUSE_S: Final = 0.05

@@ -14,6 +14,7 @@ import pytest
 
 from cluster.errors import StoreUnavailableError
 from services.conversations import ids
+from services.conversations.redis_checks import check_store
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Verdict
@@ -22,7 +23,7 @@ from tests.support.ports import free_port
 from tests.support.sentinel import running_sentinel
 from tests.support.store_cluster import running_cluster
 from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
-from tests.support.valkey import REDIS, VALKEY
+from tests.support.valkey import PASSWORD, REDIS, USER, VALKEY
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.valkey
@@ -128,6 +129,22 @@ async def test_a_sentinels_replica_takes_over_from_a_killed_primary(watched, sto
     with watched.replica.client() as client:
         assert client.info("replication")["role"] == "master"
         assert all(client.exists(f"c1:{{{TENANT}.{ids.conversation_root(name)}}}:line:main") for name in again)
+
+
+async def test_sentinels_are_asked_as_the_user_that_was_named(watched, monkeypatch):
+    """Who may do one thing only; one that is wrong is told at the start."""
+    monkeypatch.setenv("SENTINEL_PASSWORD", PASSWORD)
+    url = f"{watched.user_url}?sentinel_user={USER}&sentinel_password_env=SENTINEL_PASSWORD"
+    assert len(await check_store(url)) == 1
+    monkeypatch.setenv("SENTINEL_PASSWORD", "another")
+    with pytest.raises(StoreUnavailableError, match=r"mymaster of .*: no Sentinel both lets us in"):
+        await check_store(url)
+
+
+async def test_a_master_that_no_sentinel_knows_is_told_at_the_start(watched):
+    """Most often it is misspelt."""
+    with pytest.raises(StoreUnavailableError, match=r"other of .*: no Sentinel both lets us in"):
+        await check_store(watched.user_url.replace("mymaster", "other"))
 
 
 async def test_a_frozen_primary_of_sentinels_is_left_and_not_believed_when_it_wakes(watched, store):

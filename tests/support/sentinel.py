@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from tests.support.ports import free_port
-from tests.support.valkey import USER, VALKEY, ValkeyServer, running_valkey
+from tests.support.valkey import PASSWORD, USER, VALKEY, ValkeyServer, running_valkey
 from tests.support.waiting import wait_until
 
 MASTER = "mymaster"
@@ -72,6 +72,7 @@ def _sentinel(binary: str, watched: int, tls: Mapping[str, object] | None) -> It
     lines = [
         *(f"{name} {value}" for name, value in _listening(port, tls).items()),
         "bind 127.0.0.1",
+        f"user {USER} on >{PASSWORD} -@all +sentinel|masters",
         f"sentinel monitor {MASTER} 127.0.0.1 {watched} 2",
         f"sentinel down-after-milliseconds {MASTER} 1000",
         f"sentinel failover-timeout {MASTER} 3000",
