@@ -21,7 +21,7 @@ from services.conversations.store import Begin, Commit, ConversationStore, Fork,
 from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of, some_items, some_logprobs
 
 LINES = (MAIN_LINE, "branch")
-NUM_TURNS = 4
+NUM_TURNS = 12
 KINDS = ["begin"] * 4 + ["note"] * 4 + ["commit"] * 3 + ["claim"] * 3 + ["release", "cancel", "look"]
 RARE = ["turn", "load", "delete_turn"]
 
@@ -54,7 +54,7 @@ class Draw:
     """One call; each kind uses some of the rest. ``times`` 2 is a call sent again after a lost reply."""
 
     kind: str
-    turn: int  # -1: the line's active one
+    turn: int  # -1: the line's active one, or the next
     owner: str  # "": who owns the turn
     line: str
     drift: int  # from the line's version
@@ -68,8 +68,8 @@ class Draw:
 
 DRAWS = st.builds(
     Draw,
-    kind=st.sampled_from(KINDS * 2 + RARE),
-    turn=st.sampled_from([-1] * 6 + [0, 1, 2, 3]),
+    kind=st.sampled_from(KINDS * 4 + RARE),
+    turn=st.sampled_from([-1] * 8 + [0, 1, 2, 3]),
     owner=st.sampled_from(["", "", "", "a", "b"]),
     line=st.sampled_from([MAIN_LINE, MAIN_LINE, LINES[1]]),
     drift=st.sampled_from([0] * 7 + [1]),
@@ -101,6 +101,7 @@ class Scene:
     def __init__(self, conversation: str = "") -> None:
         self.conversation = conversation or ids.new_conversation()
         self.turns = [ids.new_response(self.conversation) for _ in range(NUM_TURNS)]
+        self._next = 0
         self._items = [some_items(turn) for turn in self.turns]
 
     async def prepare(self, draw: Draw, store: ConversationStore) -> Step:
@@ -188,9 +189,12 @@ class Scene:
         if draw.turn >= 0:
             return self.turns[draw.turn]
         try:
-            return (await store.load(TENANT, self.conversation, Part(draw.line))).active or self.turns[0]
+            active = (await store.load(TENANT, self.conversation, Part(draw.line))).active
         except NotFoundError:
-            return self.turns[0]
+            active = ""
+        if not active and draw.kind == "begin":
+            self._next = min(self._next + 1, NUM_TURNS - 1)
+        return active or self.turns[self._next]
 
     async def _owner_and_line(self, draw: Draw, turn: str, store: ConversationStore) -> tuple[str, str]:
         try:
