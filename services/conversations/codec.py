@@ -12,12 +12,24 @@ from typing import Any, Final
 import msgspec
 
 from cluster.protocol import Hint, Logprobs
+from services.conversations.items import answer_of
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnRequest, TurnState
-from services.conversations.store import Reply, Reservation, Sampled, Tailed, Verdict
+from services.conversations.store import Commit, Reply, Reservation, Sampled, Tailed, Verdict
 
 ID_BYTES: Final = 4
 _DRAWN_BYTES: Final = 8  # of one id's log probabilities: the drawn one
 _BEST_BYTES: Final = 12  # and each of the best, with its id
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a record keeps of its turn's end, in one value. ERASE_TURN reads ``inputs`` by its place."""
+
+    finish: str
+    usage: dict[str, int] = {}
+    error_code: str = ""
+    error_message: str = ""
+    inputs: list[str] = []  # ids of items
+
 
 Entry = tuple[bytes, dict[bytes, bytes]]  # of a stream: id and fields
 
@@ -27,9 +39,8 @@ decode_request = msgspec.msgpack.Decoder(TurnRequest).decode
 _decode_hint = msgspec.msgpack.Decoder(Hint).decode
 _decode_sampled = msgspec.msgpack.Decoder(tuple[bytes, Hint | None]).decode
 _decode_meta = msgspec.msgpack.Decoder(dict[str, str]).decode
-_decode_usage = msgspec.msgpack.Decoder(dict[str, int]).decode
 _decode_items = msgspec.msgpack.Decoder(list[Item]).decode
-decode_names = msgspec.msgpack.Decoder(list[str]).decode
+decode_end = msgspec.msgpack.Decoder(End).decode
 _decode_reservation = msgspec.msgpack.Decoder(Reservation).decode
 
 
@@ -73,6 +84,20 @@ def unpack_logprobs(data: bytes, num_ids: int) -> list[Logprobs]:
     return [
         Logprobs(drawn=drawn, top_ids=list(best[:num_best]), top=list(best[num_best:])) for drawn, *best in unpacked
     ]
+
+
+def encode_end(commit: Commit) -> bytes:
+    """The end that a commit brings."""
+    answer = answer_of(commit.items)
+    return encode(
+        End(
+            finish=commit.finish,
+            usage=dict(commit.usage),
+            error_code=commit.error_code,
+            error_message=commit.error_message,
+            inputs=[item.id for item in commit.items if item is not answer],
+        )
+    )
 
 
 def decode_tailed(reply: Sequence[Any], after: int) -> Tailed:
@@ -137,7 +162,8 @@ def decode_reservation(data: bytes) -> Reservation:
 
 def decode_turn(name: str, conversation: str, fields: Mapping[bytes, bytes], *, answer: bytes | None) -> TurnRecord:
     """A turn record from its hash fields and the blob of its answer item."""
-    usage, total = fields.get(b"usage"), int(fields[b"n"])
+    total = int(fields[b"n"])
+    end = decode_end(fields[b"end"]) if b"end" in fields else End(finish="")
     item = decode_item(answer) if answer else None
     state = TurnState(fields[b"state"].decode())
     return TurnRecord(
@@ -155,12 +181,12 @@ def decode_turn(name: str, conversation: str, fields: Mapping[bytes, bytes], *, 
         claims=int(fields.get(b"claims", 0)),
         moves=int(fields.get(b"moves", 0)),
         is_cancelled=b"cancel" in fields,
-        finish=fields.get(b"finish", b"").decode(),
-        usage=_decode_usage(usage) if usage else {},
+        finish=end.finish,
+        usage=end.usage,
         answer=item,
-        error_code=fields.get(b"error_code", b"").decode(),
-        error_message=fields.get(b"error_message", b"").decode(),
-        last=fields.get(b"last", b"").decode(),
+        error_code=end.error_code,
+        error_message=end.error_message,
+        last=fields.get(b"last", fields.get(b"answer", b"")).decode(),
         ids=_ids_of(fields, item),
         logprobs=unpack_logprobs(fields[b"lp"], total) if b"lp" in fields else None,
         ended_at=int(fields.get(b"ended", 0)),

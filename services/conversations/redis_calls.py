@@ -48,10 +48,7 @@ def commit_call(commit: Commit, *, history_ttl_s: int) -> Call:
         commit.state.value,
         commit.base_version,
         len(commit.ids),
-        commit.finish,
-        codec.encode(dict(commit.usage)),
-        commit.error_code,
-        commit.error_message,
+        codec.encode_end(commit),
         codec.encode(commit.hint) if commit.hint else b"",
         history_ttl_s,
         b"" if spoken_ids(answer) == list(commit.ids) else codec.pack_ids(commit.ids),
@@ -59,7 +56,6 @@ def commit_call(commit: Commit, *, history_ttl_s: int) -> Call:
         _TURN_MEMBER + part,
         answer.id if answer else "",
         codec.pack_logprobs(commit.logprobs),
-        codec.encode([item.id for item in commit.items if item is not answer]),
         *item_args(commit.items),
     ]
     return names, args
@@ -123,7 +119,7 @@ async def claim(redis: Redis, keys: Keys, part: str, *, owner: str, lease_s: flo
 async def cancel(redis: Redis, keys: Keys, part: str, turn: str, *, history_ttl_s: int) -> bytes | None:
     """Run CANCEL; the turn's state, None when there is no such turn."""
     name = await _line_of(redis, keys, part)
-    args: list[Arg] = [turn, history_ttl_s, FinishReason.ABORTED.value, codec.encode({})]
+    args: list[Arg] = [turn, history_ttl_s, codec.encode(codec.End(finish=FinishReason.ABORTED))]
     names = [keys.turn(part), keys.line(name), keys.items(name)]
     state: bytes | None = await turns.CANCEL.run(redis, names, args)
     return state
@@ -167,8 +163,8 @@ async def read_turn(redis: Redis, keys: Keys, part: str) -> tuple[dict[bytes, by
 
 async def read_input(redis: Redis, keys: Keys, part: str) -> list[Item]:
     """An ended turn's input, without items that were erased."""
-    packed: Any = await redis.hget(keys.turn(part), "inputs")
-    names = codec.decode_names(packed) if packed else []
+    packed: Any = await redis.hget(keys.turn(part), "end")
+    names = codec.decode_end(packed).inputs if packed else []
     blobs: Any = await redis.hmget(keys.item, names) if names else []
     return [codec.decode_item(blob) for blob in blobs if blob is not None]
 

@@ -166,11 +166,11 @@ COMMIT: Final = Script(
 -- End a turn: append its items to the line, free the line, make the record immutable. The journal goes: what it held is
 -- in the record now, which lets its input go where the line has it.
 -- KEYS 1 turn, 2 line, 3 items, 4 item, 5 journal, 6 gone, 7 ix
--- ARGV 1 owner, 2 state, 3 base version, 4 total ids, 5 finish, 6 usage, 7 error code, 8 error message,
---      9 hint or '', 10 history ttl (s), 11 all ids or '' (the answer has them), 12 turn id, 13 ix member of the turn,
---      14 id of the answer item or '', 15 log probabilities or '', 16 ids of the input items, then item id, blob, ...
+-- ARGV 1 owner, 2 state, 3 base version, 4 total ids, 5 end (finish, usage, error, ids of its input), 6 hint or '',
+--      7 history ttl (s), 8 all ids or '' (the answer has them), 9 turn id, 10 ix member of the turn, 11 id of the
+--      answer item or '', 12 log probabilities or '', then item id, blob, ...
 -- Replies {ok, ver}, {done, ver}, {lost}, {absent}, {gone}
-if erased(KEYS[6], ARGV[13]) then return {'gone'} end
+if erased(KEYS[6], ARGV[10]) then return {'gone'} end
 local turn = redis.call('HMGET', KEYS[1], 'owner', 'until', 'ended', 'ver')
 if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] then return {'lost'} end
@@ -179,28 +179,27 @@ if turn[2] == '0' then return {'lost'} end
 local line = redis.call('HMGET', KEYS[2], 'ver', 'active')
 if not line[1] then return {'absent'} end
 -- Cannot differ while this turn is active, unless the server lost writes (a failover): then the line is not ours.
-if line[1] ~= ARGV[3] or line[2] ~= ARGV[12] then return {'lost'} end
+if line[1] ~= ARGV[3] or line[2] ~= ARGV[9] then return {'lost'} end
 
 local version = tonumber(line[1])
-if #ARGV > 16 then version = version + 1 end
+if #ARGV > 12 then version = version + 1 end
 redis.call('HSET', KEYS[2], 'ver', version, 'active', '')
-if ARGV[9] ~= '' then redis.call('HSET', KEYS[2], 'hint', ARGV[9]) end
-for i = 17, #ARGV, 2 do
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], 'hint', ARGV[6]) end
+for i = 13, #ARGV, 2 do
   redis.call('RPUSH', KEYS[3], ARGV[i])
   redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1])
 end
 local last = redis.call('LINDEX', KEYS[3], -1) or ''
-redis.call('HSET', KEYS[1], 'state', ARGV[2], 'n', ARGV[4], 'finish', ARGV[5], 'usage', ARGV[6], 'answer', ARGV[14],
-  'ver', version, 'until', 0, 'last', last, 'ended', math.floor(now_ms() / 1000))
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'error_code', ARGV[7], 'error_message', ARGV[8]) end
-if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'ids', ARGV[11]) end
-if ARGV[15] ~= '' then redis.call('HSET', KEYS[1], 'lp', ARGV[15]) end
-if #ARGV > 16 then
-  redis.call('HSET', KEYS[1], 'inputs', ARGV[16])
-  redis.call('HDEL', KEYS[1], 'input')
-end
+-- A field costs its record some fifty bytes: what the end needs is packed, and what it does not need goes.
+redis.call('HSET', KEYS[1], 'state', ARGV[2], 'n', ARGV[4], 'end', ARGV[5], 'answer', ARGV[11], 'ver', version,
+  'until', 0, 'ended', math.floor(now_ms() / 1000))
+if last ~= ARGV[11] then redis.call('HSET', KEYS[1], 'last', last) end
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'ids', ARGV[8]) end
+if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'lp', ARGV[12]) end
+if #ARGV > 12 then redis.call('HDEL', KEYS[1], 'input') end
+redis.call('HDEL', KEYS[1], 'deadline', 'seen')
 redis.call('UNLINK', KEYS[5])
-for _, key in ipairs({KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]}) do redis.call('EXPIRE', key, ARGV[10]) end
+for _, key in ipairs({KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]}) do redis.call('EXPIRE', key, ARGV[7]) end
 return {'ok', version}
 """
 )
@@ -211,7 +210,7 @@ CANCEL: Final = Script(
 -- Ask to end a turn. One that waits and holds nothing ends here. Any other is ended by its owner, who hears of it with
 -- his next note, or by the next one: only an owner can put what it holds on its line.
 -- KEYS 1 turn, 2 line, 3 items
--- ARGV 1 turn id, 2 history ttl (s), 3 finish and 4 usage of a turn that never ran
+-- ARGV 1 turn id, 2 history ttl (s), 3 end of a turn that never ran
 -- Replies the state, or false without such a turn
 local turn = redis.call('HMGET', KEYS[1], 'state', 'n')
 if turn[1] ~= 'queued' and turn[1] ~= 'running' then return turn[1] end
@@ -221,7 +220,7 @@ if turn[1] == 'running' or turn[2] ~= '0' then
 end
 local line = redis.call('HMGET', KEYS[2], 'ver', 'active')
 if line[2] == ARGV[1] then redis.call('HSET', KEYS[2], 'active', '') end
-redis.call('HSET', KEYS[1], 'state', 'cancelled', 'owner', '', 'finish', ARGV[3], 'usage', ARGV[4], 'answer', '',
+redis.call('HSET', KEYS[1], 'state', 'cancelled', 'owner', '', 'end', ARGV[3], 'answer', '',
   'ver', line[1] or 0, 'last', redis.call('LINDEX', KEYS[3], -1) or '', 'ended', math.floor(now_ms() / 1000))
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 'cancelled'
@@ -252,7 +251,7 @@ ERASE_TURN: Final = Script("""
 -- KEYS 1 gone, 2 turn, 3 journal, 4 line, 5 items, 6 item, 7 ix, 8 main line, 9 its items
 -- ARGV 1 tombstone ttl (s), 2 random name of this erasure, 3 ix member of the turn, 4 turn id
 -- Replies 0 without such a turn, 1, or 2 when the root went too
-local turn = redis.call('HMGET', KEYS[2], 'state', 'answer', 'inputs')
+local turn = redis.call('HMGET', KEYS[2], 'state', 'answer', 'end')
 if not turn[1] then
   if redis.call('SISMEMBER', KEYS[1], ARGV[2]) == 0 then return 0 end
   return 1 + redis.call('SISMEMBER', KEYS[1], '*')
@@ -265,7 +264,7 @@ local line = redis.call('HMGET', KEYS[4], 'active', 'hidden')
 local is_free = line[1] == '' or line[1] == ARGV[4]
 if line[1] == ARGV[4] then redis.call('HSET', KEYS[4], 'active', '') end
 if not line[2] then return 1 end
-local names = turn[3] and cmsgpack.unpack(turn[3]) or {}
+local names = turn[3] and cmsgpack.unpack(turn[3])[5] or {}
 names[#names + 1] = turn[2] or nil
 for _, name in ipairs(names) do
   redis.call('LREM', KEYS[5], -1, name)
