@@ -1,6 +1,6 @@
 """What the store's scripts cost, in microseconds and in PINGs: sent one by one, and pipelined by 64.
 
-Run: ``python -m tests.benchmarks.bench_store [--program /usr/bin/redis-server]``. One client and one server on a unix socket. The
+Run: ``python -m tests.benchmarks.bench_store [--binary /usr/bin/redis-server]``. One client and one server on a unix socket. The
 server's own share comes from its command statistics. Medians of rounds that take turns, so that a slow moment of the
 machine falls on all alike.
 """
@@ -25,7 +25,7 @@ from services.conversations.redis_store import RedisConversationStore
 from services.conversations.scripts import Script, lines, turns
 from services.conversations.store import Tail
 from tests.support.turns import TENANT, a_begin, a_commit, a_note
-from tests.support.valkey import running_valkey
+from tests.support.valkey import VALKEY, running_valkey
 
 WIDTH = 64
 ROUNDS = 15
@@ -37,9 +37,9 @@ Plan = dict[str, tuple[Script, list[Call]]]
 async def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--program", default="", help="path of another server than the Valkey that is installed here")
-    program = parser.parse_args().program
-    with running_valkey(program=program) as server:
+    parser.add_argument("--binary", default=VALKEY, help="the server; by default the Valkey that is installed here")
+    binary = parser.parse_args().binary
+    with running_valkey(binary=binary) as server:
         link = RedisLink(server.url)
         taken: dict[str, list[tuple[float, float, float]]] = {}
         await _round(link, {})  # teaches the server its scripts

@@ -26,7 +26,7 @@ from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.scripts import Script
 from services.conversations.store import Begin, Commit, Note
-from tests.support.valkey import running_valkey
+from tests.support.valkey import VALKEY, running_valkey
 
 TENANT: Final = "acme"
 AT_ONCE: Final = 64  # conversations written side by side
@@ -51,9 +51,9 @@ async def main() -> None:
     parser.add_argument("--copies", type=int, default=0, help="copies of each that the server makes")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=100, help="of each answer")
-    parser.add_argument("--program", default="", help="path of another server than the Valkey that is installed here")
+    parser.add_argument("--binary", default=VALKEY, help="the server; by default the Valkey that is installed here")
     args = parser.parse_args()
-    with running_valkey(program=args.program) as server:
+    with running_valkey(binary=args.binary) as server:
         link = RedisLink(server.url)
         store = RedisConversationStore(link)
         empty = await link.call(_used_bytes)
