@@ -101,8 +101,9 @@ def _plan(names: list[str]) -> Plan:
 
 
 def _load(turn: str) -> Call:
+    """A whole line: none of its items is left out."""
     keys, _ = Keys.of_turn(TENANT, turn)
-    return [keys.line(), keys.items(), keys.item], [0]
+    return [keys.line(), keys.items(), keys.item], [0, 0, ""]
 
 
 def _begin(turn: str) -> Call:
