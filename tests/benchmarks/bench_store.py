@@ -22,7 +22,7 @@ from services.conversations.records import Item
 from services.conversations.redis_calls import Call
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
-from services.conversations.scripts import Script, lines, turns
+from services.conversations.scripts import Script, lines, run_many, turns
 from services.conversations.store import Tail
 from tests.support.turns import TENANT, a_begin, a_commit, a_note
 from tests.support.valkey import VALKEY, running_valkey
@@ -72,7 +72,7 @@ async def _round(link: RedisLink, taken: dict[str, list[tuple[float, float, floa
                 await script.run(redis, names, args)
 
         async def at_once(redis: Redis, script: Script = script, calls: list[Call] = calls) -> None:
-            await redis_calls.run_many(redis, script, calls)
+            await run_many(redis, script, calls)
 
         await link.call(lambda redis: redis.config_resetstat())
         rows = await _timed(link, one_by_one), await _timed(link, at_once)
