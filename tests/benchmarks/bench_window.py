@@ -21,7 +21,7 @@ from services.conversations.redis_store import RedisConversationStore
 from services.turns import window
 from services.turns.draft import draft_stored
 from services.turns.events import Truncation
-from services.turns.parts import TurnParts
+from services.turns.place import find_place
 from services.turns.prompt import prompt_ids, stored_messages
 from services.turns.recall import recall
 from services.turns.settings import ServedModel
@@ -124,7 +124,7 @@ async def _measured(kit: TurnKit, num_turns: int, answer: list[int]) -> tuple[fl
     conversation = (await kit.store.create(TENANT, metadata={}, items=past)).id
     turn = replace(kit.stored_turn(user(QUESTION), conversation=conversation), truncation=Truncation.AUTO)
     await collect(kit.service.respond(turn))  # its answer says where the window begins
-    parts = TurnParts(kit.backend, kit.store, kit.index, kit.tokenizer, kit.model)
+    parts = kit.parts()
     new = [Item(id="msg_new", role="user", text=QUESTION)]
 
     async def whole() -> None:
@@ -132,7 +132,8 @@ async def _measured(kit: TurnKit, num_turns: int, answer: list[int]) -> tuple[fl
         prompt_ids(kit.tokenizer, stored_messages(None, line.items, new))
 
     async def cut() -> None:
-        await draft_stored(parts, turn, conversation, await recall(parts, turn), new)
+        place = await find_place(parts.store, turn, conversation)
+        await draft_stored(parts, turn, conversation, await recall(parts, turn, place), new)
 
     return await _median_ms(whole), await _median_ms(cut)
 

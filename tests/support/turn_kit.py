@@ -64,18 +64,14 @@ class TurnKit:
     def __post_init__(self) -> None:
         self.service = self.another()
 
-    def another(self) -> TurnService:
+    def parts(self, **seams: Any) -> TurnParts:
+        """What the turns of one process share; ``seams`` are its own."""
+        names = ("backend", "store", "index", "due", "queue", "tokenizer", "model", "settings")
+        return TurnParts(**({name: getattr(self, name) for name in names} | seams))
+
+    def another(self, **seams: Any) -> TurnService:
         """A second process over the same stores."""
-        return a_service(
-            backend=self.backend,
-            store=self.store,
-            index=self.index,
-            due=self.due,
-            queue=self.queue,
-            tokenizer=self.tokenizer,
-            model=self.model,
-            settings=self.settings,
-        )
+        return TurnService(self.parts(**seams))
 
     def chat_turn(self, *messages: Message, cache_key: str | None = None, **options: object) -> ChatTurn:
         """A stateless turn."""

@@ -79,7 +79,7 @@ def test_an_entry_never_comes_before_its_text(case):
             assert text.startswith(TOKENIZER.decode(ids[: len(entries)]).lstrip())
 
 
-@given(st.text(min_size=1, max_size=20))
+@given(st.text(min_size=1, max_size=20).filter(lambda text: "\u2581" not in text))  # a blank to SentencePiece
 def test_bytes_joined_are_the_text(text):
     """Also where a character is spread over several ids."""
     _, events = project([TOKENIZER.encode_text("\n" + text)], [])

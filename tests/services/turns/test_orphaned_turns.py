@@ -80,7 +80,7 @@ async def test_after_the_lease_the_partial_answer_is_kept_and_the_conversation_g
 async def test_the_partial_answer_says_where_its_window_began(orphanage):
     """The next turn goes on from there, as if its owner had lived."""
     await orphanage.leave("\n Once upon", [], window="msg_first")
-    orphanage.now += LEASE_S + 1
+    orphanage.now += LEASE_S + PATIENCE_S
     await orphanage.next_turn()
     assert (await orphanage.kit.store.turn(TENANT, orphanage.turn)).answer.window == "msg_first"
 
