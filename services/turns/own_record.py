@@ -1,0 +1,121 @@
+"""What a turn's owner writes of it beside the journal: how it ends, that it is given up, that it has begun after all.
+
+The journal's ticket must be closed first: from then on these are the only writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from cluster.errors import StoreUnavailableError
+from services.conversations.records import TurnState
+from services.conversations.store import Commit, Reply, Verdict
+from services.turns.accepted import Accepted
+from services.turns.answer import answer_items
+from services.turns.events import TurnResult
+from services.turns.parts import TurnParts
+from services.turns.production import Production
+
+
+class OwnRecord:
+    """The record of a turn that is ours.
+
+    Args:
+        parts: shared by all turns.
+        accepted: the turn.
+    """
+
+    def __init__(self, parts: TurnParts, accepted: Accepted) -> None:
+        self.accepted = accepted
+        self._parts = parts
+
+    async def begin_again(self) -> Reply:
+        """Make the record anew, where the store has lost it; the index may have lost the turn too. OK where it is ours.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        await self._look(in_s=self._parts.settings.journal.lease_s)
+        return await self._parts.store.begin(self.accepted.begin)
+
+    async def end(
+        self, production: Production, state: TurnState, result: TurnResult, *, patience_s: float = 0.0
+    ) -> Reply:
+        """Commit; tried again for ``patience_s``. OK, DONE, LOST, ABSENT or GONE.
+
+        Raises:
+            StoreUnavailableError: the store did not answer for so long.
+        """
+        commit = _commit(self.accepted, production, state, result)
+        until = self._parts.clock() + patience_s
+        while True:
+            try:
+                return await self._commit(commit)
+            except StoreUnavailableError:
+                if self._parts.clock() >= until:
+                    raise
+                await asyncio.sleep(self._parts.settings.journal.retry_s)
+
+    async def release(self, *, is_queued: bool) -> None:
+        """Leave the turn to others: to whoever looks next, or to the queue that it came from.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        tenant, turn, owner = self.accepted.tenant, self.accepted.response_id, self.accepted.owner
+        reply = await self._parts.store.release(tenant, turn, owner=owner, is_queued=is_queued)
+        if reply.verdict is Verdict.OK and not is_queued:
+            await self._look(in_s=0.0)
+
+    async def look_no_more(self) -> None:
+        """The turn has ended. Where the store is away, whoever looks finds that out."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self._parts.due.remove(self.accepted.tenant, self.accepted.response_id)
+
+    async def _look(self, *, in_s: float) -> None:
+        await self._parts.due.move(self.accepted.tenant, self.accepted.response_id, in_s=in_s)
+
+    async def _commit(self, commit: Commit) -> Reply:
+        reply = await self._parts.store.commit(commit)
+        if reply.verdict is Verdict.ABSENT and (await self.begin_again()).verdict is Verdict.OK:
+            return await self._parts.store.commit(commit)
+        return reply
+
+
+def _commit(accepted: Accepted, production: Production, state: TurnState, result: TurnResult) -> Commit:
+    answer = answer_items(
+        accepted.response_id,
+        production.projection,
+        list(result.ids),
+        is_whole=state is TurnState.COMPLETED,
+        window=accepted.draft.window,
+    )
+    is_kept = state is not TurnState.FAILED and (answer or state is not TurnState.CANCELLED)
+    begin, ids = accepted.begin, production.projection.ids
+    return Commit(
+        tenant=begin.tenant,
+        turn=begin.turn,
+        conversation=begin.conversation,
+        owner=begin.owner,
+        state=state,
+        base_version=begin.base_version,
+        items=[*accepted.items, *answer] if is_kept else [],
+        ids=ids,
+        finish=result.reason.value,
+        usage=_usage(result),
+        hint=production.hint(),
+        line=begin.line,
+        logprobs=production.logprobs[: len(ids)],
+        error_code=result.error_code,
+        error_message=result.error_message,
+    )
+
+
+def _usage(result: TurnResult) -> dict[str, int]:
+    usage = result.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+    }
