@@ -18,12 +18,14 @@ class Absence:
         self._on_over = on_over
         self._clock = clock
         self._until: float | None = None  # while the caller is away
+        self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, wait_s: float) -> None:
-        """The caller has left."""
-        self._until = self._clock() + wait_s
-        self._look()
+        """The caller has left. Without effect when the turn is over."""
+        if not self._is_over:
+            self._until = self._clock() + wait_s
+            self._look()
 
     def extend(self, seen_s: float) -> None:
         """A reader will be back within ``seen_s``. Without effect while the caller is there."""
@@ -32,9 +34,10 @@ class Absence:
 
     def end(self) -> None:
         """The turn is over."""
+        self._is_over = True
+        self._until = None
         if self._timer is not None:
             self._timer.cancel()
-        self._until = None
 
     def _look(self) -> None:
         if self._until is None:
