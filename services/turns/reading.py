@@ -7,10 +7,11 @@ a splice.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 
-from cluster.errors import ClusterError, CursorPastEndError, StreamDivergedError
+from cluster.errors import ClusterError, CursorPastEndError, StoreUnavailableError, StreamDivergedError
 from cluster.protocol import FinishReason, Logprobs, Usage
 from services.conversations.records import TurnRecord, TurnState
 from services.turns.adoption import sampling_of
@@ -99,9 +100,21 @@ class Reading:
                 yield event
         finally:
             self._tails.close(watch)
-        self._record = await self._parts.store.turn(self._tenant, self._record.id)
+        self._record = await self._final_record()
         for event in self._ended([]):
             yield event
+
+    async def _final_record(self) -> TurnRecord:
+        """The record of the turn that has just ended; a store that went away meanwhile is waited for."""
+        settings = self._parts.settings.journal
+        until = self._parts.clock() + settings.away_s
+        while True:
+            try:
+                return await self._parts.store.turn(self._tenant, self._record.id)
+            except StoreUnavailableError:
+                if self._parts.clock() >= until:
+                    raise
+                await asyncio.sleep(settings.retry_s)
 
     async def _until_end(self, watch: Watch) -> AsyncIterator[TurnEvent]:
         """The events up to what the journal holds when the turn ends."""
@@ -139,6 +152,8 @@ class Reading:
     def _ended(self, before: Iterable[TurnEvent]) -> Iterable[TurnEvent]:
         """``before``, then all events up to the last, of a turn that has ended."""
         record, start = self._record, len(self._projection.ids)
+        if record.ids[:start] != self._projection.ids:  # the store lost writes, and somebody went on without them
+            raise self._diverged()
         yield from before
         yield from self._project(record.ids[start:], (record.logprobs or [])[start:])
         if record.state is not TurnState.FAILED:
@@ -151,10 +166,13 @@ class Reading:
         if cursor is None or event.seq > cursor.seq:
             return
         if event.seq == cursor.seq and cursor.crc not in {None, event.crc}:
-            self._parts.metrics.diverged += 1
-            raise StreamDivergedError("The answer was computed again and differs from what was streamed; retrieve it.")
+            raise self._diverged()
         if event.result is not None:
             raise CursorPastEndError(seq=cursor.seq, last=event.seq)
+
+    def _diverged(self) -> StreamDivergedError:
+        self._parts.metrics.diverged += 1
+        return StreamDivergedError("The answer was computed again and differs from what was streamed; retrieve it.")
 
 
 def result_of(record: TurnRecord, projection: Projection) -> TurnResult:

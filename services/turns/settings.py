@@ -70,6 +70,7 @@ class TurnSettings:
         resume_s: a stored turn goes on this long without its caller, who may come back to it.
         waiting_s: a turn in the queue is given up after this long.
         orphan_s: a turn whose owner has died is left to a dispatcher for this long; then whoever meets it ends it.
+        look_s: how often readers look at turns that others compute.
         leave_s: how long a caller that leaves a stored turn waits for its record to be written.
         journal: of stored turns.
         keep: of the KV of turns.
@@ -83,6 +84,7 @@ class TurnSettings:
     resume_s: float = 30.0
     waiting_s: float = 86_400.0
     orphan_s: float = 60.0
+    look_s: float = 0.25
     leave_s: float = 2.0
     journal: JournalSettings = field(default_factory=JournalSettings)
     keep: KeepSettings = field(default_factory=KeepSettings)

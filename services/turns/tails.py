@@ -1,4 +1,4 @@
-"""Looks at turns that other processes compute: one task, one round trip for all of them, four times a second.
+"""Looks at turns that other processes compute: one task, one round trip for all of them, a few times a second.
 
 No connection waits for a turn, so a thousand readers cost what one does, and it works on every kind of server.
 """
@@ -19,7 +19,6 @@ from services.turns.settings import TurnSettings
 
 _log = structlog.get_logger(__name__)
 
-_LOOK_S = 0.25
 _MARKS = 3  # a reader says that it is there so many times in the time for which a turn waits for it
 
 
@@ -103,7 +102,7 @@ class Tails:
                 await self._work.wait()
                 self._seen_at = self._clock()
             await self._look(list(self._watches))
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(self._settings.look_s)
 
     async def _look(self, watches: list[Watch]) -> None:
         watch_s = self._mark_s()
