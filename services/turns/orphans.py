@@ -6,6 +6,7 @@ becomes the answer, marked incomplete, and the question stays in the history: an
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import structlog
@@ -44,7 +45,7 @@ class Claimed:
 
 
 async def claim(parts: TurnParts, tenant: str, turn: str) -> Claimed | Reply:
-    """Take a turn over; or why not: LIVE, TERMINAL, ABSENT or GONE.
+    """Take a turn over, to be looked at again when our lease would end; or why not: LIVE, TERMINAL, ABSENT or GONE.
 
     Raises:
         StoreUnavailableError: the store does not answer.
@@ -53,11 +54,13 @@ async def claim(parts: TurnParts, tenant: str, turn: str) -> Claimed | Reply:
     reply = await parts.store.claim(tenant, turn, owner=owner, lease_s=parts.settings.journal.lease_s)
     if reply.verdict not in {Verdict.OK, Verdict.POISON}:
         return reply
+    due = parts.due.move(tenant, turn, in_s=parts.settings.journal.lease_s)
     try:
-        record = await parts.store.turn(tenant, turn)
+        record, (journal,), _ = await asyncio.gather(
+            parts.store.turn(tenant, turn), parts.store.tail([Tail(tenant, turn)]), due
+        )
     except NotFoundError:  # erased meanwhile
         return Reply(Verdict.GONE)
-    (journal,) = await parts.store.tail([Tail(tenant, turn)])
     return Claimed(tenant, record, owner, sent_at, journal, reply.verdict is Verdict.POISON)
 
 
@@ -87,7 +90,8 @@ async def end(parts: TurnParts, claimed: Claimed, state: TurnState, error: Clust
     commit = _commit(parts, claimed, state, error)
     reply = await parts.store.commit(commit)
     _log.info("turn.closed", turn=commit.turn, state=state, ids=len(commit.ids), verdict=reply.verdict.value)
-    await parts.due.remove(claimed.tenant, commit.turn)
+    if reply.verdict in {Verdict.OK, Verdict.DONE}:  # else it is somebody else's, who may die
+        await parts.due.remove(claimed.tenant, commit.turn)
 
 
 def poisoned() -> TurnError:
