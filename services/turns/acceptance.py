@@ -14,7 +14,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cluster.errors import ClusterError, ConversationBusyError, NotFoundError, StoreUnavailableError
+from cluster.errors import (
+    ClusterError,
+    ConversationBusyError,
+    NotFoundError,
+    PreviousResponseDeletedError,
+    StoreUnavailableError,
+)
 from services.conversations import ids
 from services.conversations.records import Item, TurnRequest, TurnState
 from services.conversations.store import Begin, Reply, Verdict
@@ -47,6 +53,8 @@ async def accept(parts: TurnParts, turn: StoredTurn, response_id: str) -> Accept
     entry = _Entry(parts, turn, response_id)
     try:
         return await entry.accept()
+    except StoreUnavailableError:  # the record may be there all the same: whoever looks at it knows
+        raise
     except ClusterError:
         with contextlib.suppress(StoreUnavailableError):
             await parts.due.remove(turn.tenant, response_id)
@@ -69,12 +77,12 @@ class _Entry:
             place, past = await self._look()
             draft = await draft_stored(self._parts, self._turn, self._conversation, past, self._items)
             accepted = self._accepted(place, past, draft)
-            reply = await self._parts.store.begin(self._begin(place, accepted))
+            reply = await self._parts.store.begin(accepted.begin)
             if reply.verdict is Verdict.OK:
                 return accepted
             if not await self._may_try_again(place, reply):
                 break
-        raise _refusal(reply, self._conversation)
+        raise self._refusal(reply)
 
     async def _look(self) -> tuple[Place, Past]:
         due = self._parts.due.add(self._turn.tenant, self._response_id, in_s=self._parts.settings.journal.lease_s)
@@ -97,35 +105,37 @@ class _Entry:
             await close_orphan(self._parts, self._turn.tenant, reply.turn)
         return reply.verdict in _AGAIN
 
+    def _refusal(self, reply: Reply) -> ClusterError:
+        if reply.verdict not in {Verdict.ABSENT, Verdict.GONE}:
+            return ConversationBusyError(reply.turn or "another turn")
+        if self._turn.conversation is not None:
+            return NotFoundError("conversation", self._conversation)
+        if self._turn.previous is not None and reply.verdict is Verdict.ABSENT:
+            return PreviousResponseDeletedError(self._turn.previous)
+        return NotFoundError("response", self._response_id)  # asked for before, by its key, and erased since
+
     def _accepted(self, place: Place, past: Past, draft: Draft) -> Accepted:
         version = past.line.version if past.line and not place.is_new else 0
         return Accepted(
-            tenant=self._turn.tenant,
-            request_id=self._turn.request_id,
-            response_id=self._response_id,
-            conversation=self._conversation,
-            shown=self._turn.conversation,
-            line=place.line,
-            owner=new_owner(),
-            base_version=version if place.version is None else place.version,
+            begin=self._begin(place, draft, version if place.version is None else place.version),
             sent_at=self._parts.clock(),
             created_at=int(time.time()),
-            items=self._items,
             draft=draft,
+            shown=self._turn.conversation,
             can_wait=self._turn.is_background,
         )
 
-    def _begin(self, place: Place, accepted: Accepted) -> Begin:
+    def _begin(self, place: Place, draft: Draft, version: int) -> Begin:
         settings, is_background = self._parts.settings, self._turn.is_background
         return Begin(
-            tenant=accepted.tenant,
-            turn=accepted.response_id,
-            conversation=accepted.conversation,
-            owner=accepted.owner,
-            base_version=accepted.base_version,
+            tenant=self._turn.tenant,
+            turn=self._response_id,
+            conversation=self._conversation,
+            owner=new_owner(),
+            base_version=version,
             lease_s=settings.journal.lease_s,
             deadline_s=settings.waiting_s if is_background else settings.deadline_s,
-            request=self._record(accepted.draft),
+            request=self._record(draft),
             new_line=place.is_new,
             line=place.line,
             fork=place.fork,
@@ -161,9 +171,3 @@ def _items(conversation: str, response_id: str, messages: Sequence[Message]) -> 
         Item(id=ids.new_item(conversation), role=m.role.value, text=m.text, turn=response_id, created_at=now)
         for m in messages
     ]
-
-
-def _refusal(reply: Reply, conversation: str) -> ClusterError:
-    if reply.verdict in {Verdict.ABSENT, Verdict.GONE}:
-        return NotFoundError("conversation", conversation)
-    return ConversationBusyError(reply.turn or "another turn")

@@ -8,6 +8,7 @@ from typing import Final
 
 from cluster.protocol import Logprobs
 from services.conversations.records import Item
+from services.conversations.store import Begin
 from services.turns.draft import Draft
 
 
@@ -38,33 +39,39 @@ class Accepted:
     """A turn that has begun.
 
     Attributes:
-        tenant: whose it is.
-        request_id: of the request that asked for it, for logs.
-        response_id: ``resp_…``.
-        conversation: ``conv_…`` of its root, whether or not somebody made it.
-        shown: the conversation that the caller named.
-        line: the line of that root which it stands on.
-        owner: token of the lease.
-        base_version: of the line, when it began.
+        begin: what begins its record: once more, where the store has lost it.
         sent_at: when the acknowledged write that made us its owner was sent (monotonic).
         created_at: unix seconds.
-        items: the input, as it will be appended.
         draft: ready to be generated.
+        shown: the conversation that the caller named.
         can_wait: nobody listens who would have to be refused: without a free replica it goes (back) into the queue.
         held: what there is of the answer.
     """
 
-    tenant: str
-    request_id: str
-    response_id: str
-    conversation: str
-    shown: str | None
-    line: str
-    owner: str
-    base_version: int
+    begin: Begin
     sent_at: float
     created_at: int
-    items: Sequence[Item]
     draft: Draft
+    shown: str | None = None
     can_wait: bool = False
     held: Held = NOTHING
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        return self.begin.tenant
+
+    @property
+    def response_id(self) -> str:
+        """``resp_…``."""
+        return self.begin.turn
+
+    @property
+    def owner(self) -> str:
+        """The token of our lease."""
+        return self.begin.owner
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """The input, as it will be appended."""
+        return self.begin.request.input

@@ -15,6 +15,7 @@ from cluster.errors import DeadlineExceededError, ModelReplacedError, PromptMism
 from cluster.protocol import GenerateRequest, SamplingParams
 from services.conversations import ids
 from services.conversations.records import TurnRecord
+from services.conversations.store import Begin
 from services.turns import pin
 from services.turns.accepted import Accepted, Held
 from services.turns.draft import Draft
@@ -53,20 +54,28 @@ async def make_ready(parts: TurnParts, claimed: Claimed) -> Accepted:
         keep_s=parts.settings.keep.conversation_s,
     )
     return Accepted(
-        tenant=claimed.tenant,
-        request_id=record.request.request_id,
-        response_id=record.id,
-        conversation=record.conversation,
-        shown=None,
-        line=record.line,
-        owner=claimed.owner,
-        base_version=record.base_version,
+        begin=_begin(parts, claimed),
         sent_at=claimed.sent_at,
         created_at=record.created_at,
-        items=record.request.input,
         draft=Draft(request, tuple(record.request.stop), window=record.request.window),
         can_wait=True,
         held=Held(claimed.journal.ids, claimed.journal.logprobs, record.moves),
+    )
+
+
+def _begin(parts: TurnParts, claimed: Claimed) -> Begin:
+    """What would begin the record on its line, as it is now."""
+    record = claimed.record
+    return Begin(
+        tenant=claimed.tenant,
+        turn=record.id,
+        conversation=record.conversation,
+        owner=claimed.owner,
+        base_version=record.base_version,
+        lease_s=parts.settings.journal.lease_s,
+        deadline_s=parts.settings.deadline_s,
+        request=record.request,
+        line=record.line,
     )
 
 

@@ -113,14 +113,16 @@ class Account:
     Attributes:
         outcome: of a turn that ends in order; its owner sets it.
         is_started: whether a replica has served the turn; an error before that refuses it, one after it fails it.
+        is_void: there was no turn of its own after all; nothing is booked.
     """
 
-    __slots__ = ("_metrics", "is_started", "outcome")
+    __slots__ = ("_metrics", "is_started", "is_void", "outcome")
 
     def __init__(self, metrics: TurnMetrics) -> None:
         self._metrics = metrics
         self.outcome = "cancelled"
         self.is_started = False
+        self.is_void = False
 
     def __enter__(self) -> Self:
         self._metrics.active += 1
@@ -128,6 +130,8 @@ class Account:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._metrics.active -= 1
+        if self.is_void:
+            return
         if isinstance(error, Exception):
             self.outcome = "failed" if self.is_started else "refused"
             code = error.code if isinstance(error, ClusterError) else ClusterError.code

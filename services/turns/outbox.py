@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from services.turns.events import TurnEvent, TurnStarted
-from services.turns.journal import Ticket
+from services.turns.ticket import Ticket
 
 
 class Outbox:

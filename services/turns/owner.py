@@ -8,8 +8,7 @@ which came first is a plain matter of order: once the generation is over, a canc
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from enum import Enum, auto
 
@@ -18,19 +17,22 @@ import structlog
 from cluster.errors import ClusterError, RetryLaterError, StoreUnavailableError, TurnLostError, TurnMovedError
 from cluster.protocol import FinishReason, Served
 from services.conversations.records import TurnState
-from services.conversations.store import Commit, Reply, Verdict
+from services.conversations.store import Reply, Verdict
 from services.turns.absence import Absence
 from services.turns.accepted import Accepted, TurnExistsError
-from services.turns.answer import answer_item_id, answer_items
-from services.turns.events import EventKind, TurnEvent, TurnResult, TurnStarted
-from services.turns.journal import Journal, News, Ticket
+from services.turns.answer import answer_item_id
+from services.turns.events import EventKind, TurnEvent, TurnStarted
+from services.turns.journal import Journal
 from services.turns.metrics import Account
 from services.turns.outbox import Outbox
+from services.turns.own_record import OwnRecord
 from services.turns.parts import TurnParts
 from services.turns.production import Production
+from services.turns.ticket import News, Ticket
 
 _log = structlog.get_logger(__name__)
 
+_RECORDED = {Verdict.OK, Verdict.DONE}
 _STATES = {FinishReason.STOP: TurnState.COMPLETED, FinishReason.LENGTH: TurnState.INCOMPLETE}
 
 
@@ -106,7 +108,8 @@ class TurnOwner:
         self.outbox.close(error)
 
     async def _run(self) -> None:
-        accepted = await self._enter()
+        accepted = await self._accept()
+        record = OwnRecord(self._parts, accepted)
         ticket = self._journal.open(
             tenant=accepted.tenant,
             turn=accepted.response_id,
@@ -114,7 +117,9 @@ class TurnOwner:
             sent_at=accepted.sent_at,
             held=accepted.held,
             on_news=self._on_news,
+            begin_again=record.begin_again,
         )
+        self._account.is_started = bool(accepted.held.ids)
         self.outbox.guard(ticket)
         production = self._production = Production(self._parts, accepted.draft, held=accepted.held)
         try:
@@ -123,15 +128,22 @@ class TurnOwner:
                 error = TurnMovedError("This process is going away; another one goes on with the turn.")
                 await self._journal.flush(ticket)
             if error is None:
-                self.outbox.put(production.close())
+                self.outbox.put([*self._opening(accepted, production), *production.close()])
         finally:
             await self._journal.close(ticket)  # from here on the commit is the only write
         if ticket.error is not None:
             raise ticket.error
         if error is not None:
-            await self._give_up(accepted, ticket, production, error)
+            await self._give_up(record, production, error)
             raise error
-        self._account.outcome = await self._record(accepted, ticket, production)
+        self._account.outcome = await self._record(record, ticket, production)
+
+    async def _accept(self) -> Accepted:
+        try:
+            return await self._enter()
+        except TurnExistsError:  # its caller becomes a reader of the one that runs
+            self._account.is_void = True
+            raise
 
     async def _generate(self, accepted: Accepted, ticket: Ticket, production: Production) -> ClusterError | None:
         """Run the pump to its end, or to an early one. The error that ended it, if one did."""
@@ -161,7 +173,11 @@ class TurnOwner:
         start = ticket.total
         ticket.extend(production.projection.ids[start:], production.logprobs[start:], production.moves)
 
-    def _started(self, accepted: Accepted, served: Served) -> TurnStarted:
+    def _opening(self, accepted: Accepted, production: Production) -> Sequence[TurnStarted | TurnEvent]:
+        """How a turn begins for its caller that is ended before a replica served it."""
+        return () if production.is_open else (self._started(accepted, None), *production.projection.open())
+
+    def _started(self, accepted: Accepted, served: Served | None) -> TurnStarted:
         return TurnStarted(
             response_id=accepted.response_id,
             item_id=answer_item_id(accepted.response_id),
@@ -172,83 +188,38 @@ class TurnOwner:
             created_at=accepted.created_at,
         )
 
-    async def _record(self, accepted: Accepted, ticket: Ticket, production: Production) -> str:
+    async def _record(self, record: OwnRecord, ticket: Ticket, production: Production) -> str:
         result = production.result()
         state = _STATES.get(result.reason) or TurnState.CANCELLED
-        await self._commit(self._commit_of(accepted, production, state, result), ticket)
+        try:
+            reply = await record.end(production, state, result, patience_s=self._parts.settings.journal.away_s)
+        except StoreUnavailableError as error:
+            ticket.fail(error)
+            raise
+        _settle(reply, ticket)
         self.outbox.put([production.end(result, EventKind(state.value))])
+        await record.look_no_more()
         return state.value
 
-    async def _give_up(self, accepted: Accepted, ticket: Ticket, production: Production, error: ClusterError) -> None:
+    async def _give_up(self, record: OwnRecord, production: Production, error: ClusterError) -> None:
         """Record that the turn failed, or leave it to another owner."""
         try:
             if isinstance(error, TurnMovedError):
-                await self._release(accepted, is_queued=False)
-            elif accepted.can_wait and isinstance(error, RetryLaterError):
-                await self._release(accepted, is_queued=True)
+                await record.release(is_queued=False)
+            elif record.accepted.can_wait and isinstance(error, RetryLaterError):
+                await record.release(is_queued=True)
             else:
-                await self._record_failure(accepted, ticket, production, error)
-        except ClusterError as unwritten:  # the lease runs out by itself; the caller is told what came first
-            _log.warning("turn.unrecorded", turn=accepted.response_id, error=unwritten.code)
+                await self._record_failure(record, production, error)
+        except StoreUnavailableError as unwritten:  # the lease runs out by itself; the caller is told what came first
+            _log.warning("turn.unrecorded", turn=record.accepted.response_id, error=unwritten.code)
 
-    async def _record_failure(
-        self, accepted: Accepted, ticket: Ticket, production: Production, error: ClusterError
-    ) -> None:
+    async def _record_failure(self, record: OwnRecord, production: Production, error: ClusterError) -> None:
         result = production.failed(error, None).result
         assert result is not None, "the last event has a result"
-        await self._commit(self._commit_of(accepted, production, TurnState.FAILED, result), ticket, patience_s=0)
-        self._is_recorded = True
-
-    async def _release(self, accepted: Accepted, *, is_queued: bool) -> None:
-        tenant, turn = accepted.tenant, accepted.response_id
-        reply = await self._parts.store.release(tenant, turn, owner=accepted.owner, is_queued=is_queued)
-        if reply.verdict is Verdict.OK and not is_queued:
-            await self._parts.due.move(tenant, turn, in_s=0)
-
-    def _commit_of(self, accepted: Accepted, production: Production, state: TurnState, result: TurnResult) -> Commit:
-        answer = answer_items(
-            accepted.response_id,
-            production.projection,
-            list(result.ids),
-            is_whole=state is TurnState.COMPLETED,
-            window=accepted.draft.window,
-        )
-        is_kept = state is not TurnState.FAILED and (answer or state is not TurnState.CANCELLED)
-        ids = production.projection.ids
-        return Commit(
-            tenant=accepted.tenant,
-            turn=accepted.response_id,
-            conversation=accepted.conversation,
-            owner=accepted.owner,
-            state=state,
-            base_version=accepted.base_version,
-            items=[*accepted.items, *answer] if is_kept else [],
-            ids=ids,
-            finish=result.reason.value,
-            usage=_usage(result),
-            hint=production.hint(),
-            line=accepted.line,
-            logprobs=production.logprobs[: len(ids)],
-            error_code=result.error_code,
-            error_message=result.error_message,
-        )
-
-    async def _commit(self, commit: Commit, ticket: Ticket, patience_s: float | None = None) -> None:
-        settings = self._parts.settings.journal
-        until = self._parts.clock() + (settings.away_s if patience_s is None else patience_s)
-        while True:
-            try:
-                reply = await self._parts.store.commit(commit)
-            except StoreUnavailableError as error:
-                if self._parts.clock() >= until:
-                    ticket.fail(error)
-                    raise
-                await asyncio.sleep(settings.retry_s)
-            else:
-                _settle(reply, ticket)
-                with contextlib.suppress(StoreUnavailableError):  # who looks finds an ended turn
-                    await self._parts.due.remove(commit.tenant, commit.turn)
-                return
+        reply = await record.end(production, TurnState.FAILED, result)
+        self._is_recorded = reply.verdict in _RECORDED
+        if self._is_recorded:
+            await record.look_no_more()
 
     def _on_news(self, news: News) -> None:
         """The journal heard something of the turn."""
@@ -270,7 +241,7 @@ def _crash(error: BaseException) -> ClusterError:
 
 
 def _settle(reply: Reply, ticket: Ticket) -> None:
-    if reply.verdict in {Verdict.OK, Verdict.DONE}:
+    if reply.verdict in _RECORDED:
         ticket.release()
         return
     error: ClusterError = TurnLostError("The record of this turn is gone.")
@@ -278,12 +249,3 @@ def _settle(reply: Reply, ticket: Ticket) -> None:
         error = TurnMovedError("Another process has taken this turn over.")
     ticket.fail(error)
     raise error
-
-
-def _usage(result: TurnResult) -> dict[str, int]:
-    usage = result.usage
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "output_tokens": usage.output_tokens,
-    }

@@ -41,6 +41,7 @@ class Production:
         projection: the answer's text and ids so far.
         logprobs: of those ids, where they were asked for.
         reason: why it ended; ABORTED while it has not.
+        is_open: whether its opening events are out.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class Production:
         self._stopwatch = Stopwatch(parts.metrics, parts.clock)
         self._prompt_tokens = draft.prompt_tokens
         self._counts_prompt = counts_prompt
-        self._is_open = False
+        self.is_open = False
         if held.ids:
             self._go_on(held)
 
     def _go_on(self, held: Held) -> None:
-        self._is_open = True
+        self.is_open = True
         self.projection.open()
         self._take(held.ids, held.logprobs or None)
 
@@ -133,10 +134,10 @@ class Production:
         return events
 
     def _open(self, served: Served) -> Sequence[Frame]:
-        if self._is_open:  # the answer moved; its events go on
+        if self.is_open:  # the answer moved; its events go on
             self._metrics.moves += 1
             return ()
-        self._is_open = True
+        self.is_open = True
         if self._counts_prompt:
             self._metrics.pins[served.why] += 1
             self._metrics.prompt_tokens += self._prompt_tokens
@@ -158,8 +159,7 @@ class Production:
     def failed(self, error: ClusterError, last: TurnEvent | None, kind: EventKind = EventKind.FAILED) -> TurnEvent:
         """The last event of an answer that goes no further; it follows ``last``, the event seen before it."""
         result = TurnResult(FinishReason.FAILED, self.projection.text, (), self.usage(), error.code, str(error))
-        seq, crc = (last.seq + 1, last.crc) if last else (0, 0)
-        return TurnEvent(seq, crc, kind, result=result)
+        return TurnEvent(last.seq + 1 if last else 0, self.projection.crc, kind, result=result)
 
     def result(self) -> TurnResult:
         """How the answer ended, after ``close``."""

@@ -23,7 +23,7 @@ from cluster.errors import (
     StoreUnavailableError,
 )
 from services.conversations import ids
-from services.conversations.records import TurnRecord
+from services.conversations.records import TurnRecord, TurnState
 from services.conversations.store import Reservation
 from services.turns.acceptance import accept
 from services.turns.accepted import Accepted, TurnExistsError
@@ -161,6 +161,8 @@ class TurnService:
             StoreUnavailableError: the store does not answer.
         """
         state = await self._parts.store.cancel(tenant, response_id)
+        if state is TurnState.QUEUED:  # it waits with a part of its answer, which its next owner is to record
+            await self.carry_out(tenant, response_id)
         until = self._parts.clock() + _CANCEL_S
         while state.is_open and self._parts.clock() < until:
             await asyncio.sleep(_CANCEL_LOOK_S)

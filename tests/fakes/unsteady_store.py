@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from cluster.errors import StoreUnavailableError
+from services.conversations.keys import Keys
 from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.store import Begin, Commit, Note, Reply
 
@@ -57,6 +59,17 @@ class UnsteadyStore(MemoryConversationStore):
             self.lost_commits -= 1
             raise _away()
         return reply
+
+    async def away(self) -> NoReturn:
+        """Any call, while the store is away."""
+        raise _away()
+
+    def lose(self, tenant: str, turn: str) -> None:
+        """Forget a turn's record as a failover does that had not replicated its begin."""
+        keys, _ = Keys.of_turn(tenant, turn)
+        root = self._roots[keys]
+        entry = root.turns.pop(turn)
+        root.lines[entry.line].active = ""
 
     async def _pass(self) -> None:
         await self.gate.wait()

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from cluster.errors import StoreUnavailableError, TurnLostError, TurnMovedError
+from cluster.errors import NotFoundError, StoreUnavailableError, TurnLostError, TurnMovedError
 from services.conversations import ids
 from services.conversations.store import Reply, Verdict
-from services.turns.journal import Journal, News
+from services.turns.journal import Journal
 from services.turns.settings import JournalSettings
+from services.turns.ticket import News
 from tests.fakes.unsteady_store import UnsteadyStore
 from tests.support.turn_kit import until
 from tests.support.turns import TENANT, a_begin, journal_of
@@ -27,9 +28,17 @@ class Bench:
 
     async def open(self):
         turn = ids.new_response(ids.new_conversation())
-        reply = await self.store.begin(a_begin(turn, new_line=True, lease_s=15.0))
+        begin = a_begin(turn, new_line=True, lease_s=15.0)
+        reply = await self.store.begin(begin)
         assert reply.verdict is Verdict.OK
-        ticket = self.journal.open(tenant=TENANT, turn=turn, owner="a", sent_at=self.now, on_news=self.heard.append)
+        ticket = self.journal.open(
+            tenant=TENANT,
+            turn=turn,
+            owner="a",
+            sent_at=self.now,
+            on_news=self.heard.append,
+            begin_again=lambda: self.store.begin(begin),
+        )
         return turn, ticket
 
     async def tick(self, seconds: float = 0.0) -> None:
@@ -161,7 +170,7 @@ async def test_a_store_away_for_a_minute_ends_its_turns():
 
 @pytest.mark.parametrize(
     ("verdict", "error"),
-    [(Verdict.LOST, TurnMovedError), (Verdict.ABSENT, TurnLostError), (Verdict.GONE, TurnLostError)],
+    [(Verdict.LOST, TurnMovedError), (Verdict.GONE, TurnLostError)],
 )
 async def test_a_turn_that_is_not_ours_any_more_ends_at_once(verdict, error):
     """A stopped process that wakes up learns it from its first note and says nothing."""
@@ -176,6 +185,54 @@ async def test_a_turn_that_is_not_ours_any_more_ends_at_once(verdict, error):
         await reader
     assert bench.heard == [News(has_failed=True)]
     assert not ticket.can_emit()
+
+
+async def test_a_record_that_the_store_has_lost_begins_again():
+    """A failover forgot it: the same turn, by the same owner, with all ids from the first; and other turns go on."""
+    bench = Bench()
+    (turn, ticket), (other, beside) = await bench.open(), await bench.open()
+    ticket.extend([1, 2], moves=1)
+    await bench.tick()
+    bench.store.lose(TENANT, turn)
+    bench.now += 10
+    ticket.extend([3], moves=1)
+    beside.extend([7])
+    await bench.tick()
+    await bench.tick()
+    assert (await bench.written(turn), await bench.written(other)) == ([1, 2, 3], [7])
+    assert (await bench.store.turn(TENANT, turn)).moves == 1
+    assert ticket.can_emit()
+    assert not bench.heard
+
+
+async def test_a_lost_record_whose_line_moved_on_is_lost():
+    """Somebody else has the line by now; what was said here is nobody's."""
+    bench = Bench()
+    turn, ticket = await bench.open()
+    bench.store.lose(TENANT, turn)
+    later = ids.new_response(ids.conversation_of(turn))
+    assert (await bench.store.begin(a_begin(later, owner="b"))).verdict is Verdict.OK
+    ticket.extend([1])
+    await bench.tick()
+    assert isinstance(ticket.error, TurnLostError)
+    with pytest.raises(NotFoundError):
+        await bench.store.turn(TENANT, turn)
+
+
+async def test_a_store_away_while_a_record_begins_again_is_waited_for(monkeypatch):
+    """The next note finds it absent again, and it begins then."""
+    bench = Bench()
+    turn, ticket = await bench.open()
+    bench.store.lose(TENANT, turn)
+    ticket.extend([1])
+    begin = ticket.begin_again
+    monkeypatch.setattr(ticket, "begin_again", bench.store.away)
+    await bench.tick()
+    assert ticket.error is None
+    monkeypatch.setattr(ticket, "begin_again", begin)
+    await bench.tick()
+    await bench.tick()
+    assert await bench.written(turn) == [1]
 
 
 async def test_a_store_that_lost_ids_gets_them_again():

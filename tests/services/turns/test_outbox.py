@@ -7,15 +7,20 @@ import asyncio
 import pytest
 
 from cluster.errors import GenerationFailedError, TurnMovedError
-from services.conversations.memory_store import MemoryConversationStore
+from services.conversations.store import Reply
+from services.turns.accepted import NOTHING
 from services.turns.events import EventKind, TurnEvent
-from services.turns.journal import Journal
 from services.turns.outbox import Outbox
 from services.turns.settings import JournalSettings
+from services.turns.ticket import Ticket
 
 
 def event(seq: int) -> TurnEvent:
     return TurnEvent(seq, 0, EventKind.TEXT_DELTA, "x")
+
+
+async def no_record() -> Reply:
+    raise AssertionError("nothing is written here")
 
 
 class Gate:
@@ -23,8 +28,18 @@ class Gate:
 
     def __init__(self) -> None:
         self.now = 0.0
-        journal = Journal(MemoryConversationStore(), JournalSettings(), clock=lambda: self.now)
-        self.ticket = journal.open(tenant="acme", turn="t", owner="a", sent_at=0.0, on_news=lambda _: None)
+        self.ticket = Ticket(
+            JournalSettings(),
+            lambda: self.now,
+            lambda: None,
+            tenant="acme",
+            turn="t",
+            owner="a",
+            sent_at=0.0,
+            held=NOTHING,
+            on_news=lambda _: None,
+            begin_again=no_record,
+        )
 
 
 async def test_a_reader_gets_events_as_they_come_and_ends_with_the_box():
