@@ -6,7 +6,8 @@ ClusterError
 │   │   └── ConversationFullError      the conversation takes no more items
 │   ├── ContextLengthExceededError prompt and requested output do not fit the context
 │   ├── InvalidKeyError            no, wrong, revoked or malformed API key
-│   ├── NotFoundError              no such model, conversation, item, response or route for this tenant
+│   ├── NotFoundError              no such conversation, item, response or route for this tenant
+│   │   └── ModelNotFoundError         no such model is served
 │   ├── PreviousResponseError      there is no such earlier answer to go on from
 │   │   └── PreviousResponseDeletedError  there was one, but it has been erased
 │   ├── ConversationBusyError      another turn of the conversation is running
@@ -125,6 +126,15 @@ class NotFoundError(CallerError):
         super().__init__(f"No {kind} {name!r} was found.")
         self.kind = kind
         self.name = name
+
+
+class ModelNotFoundError(NotFoundError):
+    """No such model is served."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__("model", name)
 
 
 class PreviousResponseError(CallerError):

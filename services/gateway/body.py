@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -16,10 +16,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster.errors import InvalidRequestError
+from services.gateway.refusals import MediaTypeError
 from services.gateway.schemas.base import RequestBody
 
 Body = TypeVar("Body", bound=RequestBody)
 _MAX_PARAM = 128
+_JSON = "application/json"
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -27,10 +29,12 @@ async def read_body(request: Request, shape: type[Body]) -> Body:
     """Read and validate the request's body.
 
     Raises:
+        MediaTypeError: it is announced as something else than JSON, or as compressed.
         InvalidRequestError: it is not JSON, or a field is wrong; the first one is named.
         BodyTooLargeError: it is over the limit.
         ClientDisconnect: the client left while sending it.
     """
+    _check_announced(request.headers)
     return parse(await request.body(), shape)
 
 
@@ -52,6 +56,15 @@ def param_of(location: Sequence[int | str]) -> str:
         elif not step.startswith(("<", "[")):  # tags of unions, and pydantic's mark of a key
             path += f".{step}" if path else step
     return path[:_MAX_PARAM]
+
+
+def _check_announced(headers: Mapping[str, str]) -> None:
+    """A client that says nothing of its body is believed to send JSON."""
+    media = headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+    if media != _JSON:
+        raise MediaTypeError(f"Send the body as JSON, with 'Content-Type: {_JSON}'.")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise MediaTypeError("Send the body as it is, without a Content-Encoding.")
 
 
 def _refusal(error: ErrorDetails, body: bytes) -> InvalidRequestError:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Final, Protocol, cast
 
 from fastapi import Depends, Request
 
-from cluster.errors import NotFoundError
+from cluster.errors import ModelNotFoundError
 from services.backend.base import Erased
 from services.changes import Change
 from services.conversations.records import TurnRecord
@@ -21,6 +21,8 @@ from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
 from services.tenants.share import Share
 from services.turns.events import ChatTurn, Cursor, StoredTurn, TurnEvent, TurnStarted
+
+_MAX_ECHO: Final = 256  # characters of an unknown name that an error repeats
 
 TurnStream = AsyncGenerator[TurnStarted | TurnEvent, None]
 
@@ -138,11 +140,11 @@ class GatewayDeps:
     lifespan: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
 
     def model(self, name: str) -> ModelInfo:
-        """The model of that name. Raises NotFoundError."""
+        """The model of that name. Raises ModelNotFoundError."""
         for model in self.models:
             if model.id == name:
                 return model
-        raise NotFoundError("model", name)
+        raise ModelNotFoundError(name[:_MAX_ECHO])
 
 
 async def deps_of(request: Request) -> GatewayDeps:

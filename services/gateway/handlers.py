@@ -5,20 +5,23 @@ FastAPI's own 422 and plain-text 404 never leave the gateway.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from cluster.errors import ClusterError, InvalidRequestError, NotFoundError
 from services.gateway.body import param_of
 from services.gateway.problems import Problem, problem_of
+from services.gateway.refusals import MethodNotAllowedError
 from services.gateway.summary import summary_of
 
-_MAX_PATH = 200
+_MAX_PATH: Final = 200
+_METHODS: Final = ("DELETE", "GET", "HEAD", "POST")  # all that any route has
 
 
 def install(app: FastAPI) -> None:
@@ -53,14 +56,17 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     """What the router itself refuses: an unknown route or a wrong method."""
     assert isinstance(error, HTTPException)
-    asked = f"{request.method} {request.url.path[:_MAX_PATH]}"
+    asked = f"{request.method} {request.scope['path'][:_MAX_PATH]}"
     if error.status_code == 404:
         return render(problem_of(NotFoundError("route", asked)), request.scope)
-    return render(_refusal(asked, error.status_code, error.headers or {}), request.scope)
+    assert error.status_code == 405
+    return render(problem_of(MethodNotAllowedError(asked, _allowed(request))), request.scope)
 
 
-def _refusal(asked: str, status: int, headers: Mapping[str, str]) -> Problem:
-    code = "method_not_allowed" if status == 405 else "invalid_request"
-    allowed = headers.get("Allow", "")
-    message = f"{asked} is not allowed; use {allowed}." if allowed else f"{asked} was refused."
-    return Problem(status, "invalid_request_error", code, message, headers=headers)
+def _allowed(request: Request) -> str:
+    """The methods of the path; the router names those of the first route only."""
+    routes = request.app.routes
+    scopes = [{**request.scope, "method": method} for method in _METHODS]
+    return ", ".join(
+        scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )

@@ -18,7 +18,8 @@ from services.gateway import faults
 from services.gateway.connection import ClientGoneError, SlowClientError
 from services.gateway.handlers import render
 from services.gateway.metrics import GatewayCounters
-from services.gateway.problems import BodyTooLargeError, problem_of
+from services.gateway.problems import problem_of
+from services.gateway.refusals import BodyTooLargeError
 from services.gateway.summary import RequestSummary, attach
 
 log = structlog.get_logger(__name__)

@@ -16,28 +16,26 @@ from cluster.errors import (
     ClusterError,
     ContextLengthExceededError,
     ConversationBusyError,
+    CursorPastEndError,
     DeadlineExceededError,
     IdempotencyMismatchError,
     InvalidKeyError,
     InvalidRequestError,
+    ModelNotFoundError,
     NotFoundError,
     OverloadedError,
     PreviousResponseError,
     QueueFullError,
     RetryLaterError,
+    StreamDivergedError,
     TurnError,
 )
+from services.gateway.refusals import BodyTooLargeError, MediaTypeError, MethodNotAllowedError
 from services.gateway.schemas.models import ErrorBody, ErrorDetail
 
 INTERNAL_MESSAGE = "The server could not answer this request. Try again; if it stays, report the x-request-id."
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
-
-
-class BodyTooLargeError(CallerError):
-    """The request's body is over the gateway's limit."""
-
-    code = "body_too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +55,24 @@ _RULES: Mapping[type[BaseException], Rule] = {
     PreviousResponseError: Rule(404, _INVALID),
     ConversationBusyError: Rule(409, _INVALID),
     IdempotencyMismatchError: Rule(409, _INVALID),
+    MethodNotAllowedError: Rule(405, _INVALID),
     BodyTooLargeError: Rule(413, _INVALID),
+    MediaTypeError: Rule(415, _INVALID),
     CallerError: Rule(400, _INVALID),
     OverloadedError: Rule(429, "rate_limit_error"),
     QueueFullError: Rule(429, "rate_limit_error"),
     RetryLaterError: Rule(503, _SERVER),
+    StreamDivergedError: Rule(409, _INVALID),  # what the reader holds is not what is recorded: asking again is no use
     DeadlineExceededError: Rule(504, _SERVER),
     TurnError: Rule(500, _SERVER),
     BaseException: Rule(500, _SERVER, tells=False),
+}
+
+_PARAMS: Mapping[type[ClusterError], str] = {
+    ModelNotFoundError: "model",
+    PreviousResponseError: "previous_response_id",
+    IdempotencyMismatchError: "Idempotency-Key",
+    CursorPastEndError: "starting_after",
 }
 
 
@@ -89,7 +97,8 @@ def problem_of(error: BaseException) -> Problem:
     rule = _rule(type(error))
     if not rule.tells:
         return Problem(rule.status, rule.type, ClusterError.code, INTERNAL_MESSAGE)
-    return Problem(rule.status, rule.type, _code(error), str(error), param=_param(error), headers=_headers(error))
+    code = cast("ClusterError", error).code
+    return Problem(rule.status, rule.type, code, str(error), param=_param(error), headers=_headers(error))
 
 
 def problem_of_code(code: str, message: str) -> Problem:
@@ -102,23 +111,19 @@ def problem_of_code(code: str, message: str) -> Problem:
     return Problem(rule.status, rule.type, code, message, headers=headers)
 
 
+def status_of(cls: type[ClusterError]) -> int:
+    """The HTTP status of an error of this class."""
+    return _rule(cls).status
+
+
 def _rule(cls: type[BaseException]) -> Rule:
     return next(_RULES[base] for base in cls.__mro__ if base in _RULES)
-
-
-def _code(error: BaseException) -> str:
-    if isinstance(error, NotFoundError) and error.kind == "model":
-        return "model_not_found"
-    return cast("ClusterError", error).code
 
 
 def _param(error: BaseException) -> str | None:
     if isinstance(error, InvalidRequestError):
         return error.param
-    if isinstance(error, PreviousResponseError):
-        return "previous_response_id"
-    is_model = isinstance(error, NotFoundError) and error.kind == "model"
-    return "model" if is_model else None
+    return next((name for cls, name in _PARAMS.items() if isinstance(error, cls)), None)
 
 
 def _headers(error: BaseException) -> dict[str, str]:
@@ -126,6 +131,8 @@ def _headers(error: BaseException) -> dict[str, str]:
         return {"retry-after": str(max(1, ceil(error.retry_after_s)))}
     if isinstance(error, InvalidKeyError):
         return {"www-authenticate": "Bearer"}
+    if isinstance(error, MethodNotAllowedError):
+        return {"allow": error.allowed}
     return {}
 
 
