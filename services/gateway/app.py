@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from services.gateway import handlers
 from services.gateway.deps import GatewayDeps
 from services.gateway.middleware import BodyLimit, RequestScope
-from services.gateway.openapi import DocumentedApp
+from services.gateway.openapi import DESCRIPTION, DocumentedApp
 from services.gateway.routes import chat_completions, conversations, models, operations, responses
 
 
@@ -29,11 +29,14 @@ def create_app(deps: GatewayDeps) -> FastAPI:
 
     app = DocumentedApp(
         title="chatglm-cluster",
+        description=DESCRIPTION,
         version=version("chatglm-cluster"),
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
     )
+    app.model_names = [model.id for model in deps.models]
     app.state.deps = deps
     app.add_middleware(BodyLimit, max_bytes=deps.limits.max_body_bytes)
     app.add_middleware(RequestScope, counters=deps.counters)  # the last one added is the outermost

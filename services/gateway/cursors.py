@@ -7,35 +7,20 @@ header counts.
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
-from fastapi import Request
-
 from cluster.errors import InvalidRequestError
 from services.gateway.schemas.responses import RetrieveQuery
 from services.turns.events import Cursor
 
-_EVENT_ID: Final = re.compile(r"([0-9]{1,9})\.([0-9a-f]{8})")
 
-
-def cursor_of(request: Request, asked: RetrieveQuery) -> Cursor | None:
+def cursor_of(asked: RetrieveQuery, last_event_id: str | None) -> Cursor | None:
     """The cursor of a request; None: from the first event.
 
     Raises:
-        InvalidRequestError: it is malformed, or given where nothing is streamed.
+        InvalidRequestError: it is given where nothing is streamed.
     """
     if asked.starting_after is not None and not asked.stream:
         raise InvalidRequestError("starting_after: Needs stream=true.", param="starting_after")
-    name = request.headers.get("last-event-id")
-    if asked.stream and name:
-        return _parse(name)
+    if asked.stream and last_event_id is not None:
+        seq, crc = last_event_id.split(".")
+        return Cursor(int(seq), int(crc, 16))
     return None if asked.starting_after is None else Cursor(asked.starting_after)
-
-
-def _parse(name: str) -> Cursor:
-    match = _EVENT_ID.fullmatch(name)
-    if match is None:
-        message = "Last-Event-ID: Send the id of the last event read, as it was written: <number>.<checksum>."
-        raise InvalidRequestError(message, param="Last-Event-ID")
-    return Cursor(int(match[1]), int(match[2], 16))

@@ -1,24 +1,32 @@
 """The OpenAPI document.
 
 Routes read their bodies themselves (after the key is checked), so FastAPI does not see the bodies' shapes; they are
-added here.
+added here, with the names of the served models, the way from one answer to the next request, and what FastAPI says of
+itself taken out.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from fastapi import FastAPI
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from services.gateway.answers import HEADERS, REF, headers_of
+from services.gateway.links import LINKS
 from services.gateway.schemas.changes import ScaleRequest
 from services.gateway.schemas.chat import ChatCompletionRequest
 from services.gateway.schemas.conversations import ConversationRequest, ConversationUpdate, ItemsRequest
 from services.gateway.schemas.models import ErrorBody
 from services.gateway.schemas.responses import ResponseRequest
 
-_BODIES: tuple[type[BaseModel], ...] = (
+DESCRIPTION: Final = (
+    "OpenAI's chat completions, responses and conversations on ChatGLM3. A path that exists answers a method that it "
+    "does not have with 405 and `method_not_allowed`; every error has OpenAI's body."
+)
+_BODIES: Final[tuple[type[BaseModel], ...]] = (
     ChatCompletionRequest,
     ResponseRequest,
     ConversationRequest,
@@ -26,56 +34,69 @@ _BODIES: tuple[type[BaseModel], ...] = (
     ItemsRequest,
     ScaleRequest,
 )
-_REF = "#/components/schemas/{model}"
-_EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
-_REASONS = {
-    400: "A field is wrong; `param` names it.",
-    401: "No, wrong, revoked or malformed API key.",
-    404: "No such model, conversation or item.",
-    409: "A turn of the conversation is running.",
-    413: "The body is too large.",
-    429: "The queue is full; see Retry-After.",
-    503: "No replica, or no store, answers now; see Retry-After.",
-}
-
-
-def body_of(shape: type[BaseModel]) -> dict[str, Any]:
-    """``openapi_extra`` of a route that reads this body."""
-    content = {"application/json": {"schema": {"$ref": _REF.format(model=shape.__name__)}}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def answers(shape: type[BaseModel], *errors: int, is_streamed: bool = False) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route: its shape on success, and the errors it may give."""
-    success: dict[str, Any] = {"model": shape}
-    if is_streamed:
-        success["content"] = _EVENTS
-    return {200: success, **problems(*errors)}
-
-
-def problems(*errors: int) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route whose class of response tells of its success: the errors it may give."""
-    return {status: {"model": ErrorBody, "description": _REASONS[status]} for status in errors}
+_SHAPES: Final[list[tuple[type[BaseModel], JsonSchemaMode]]] = [
+    *((body, "validation") for body in _BODIES),
+    (ErrorBody, "serialization"),
+]
+_FASTAPIS: Final = ("HTTPValidationError", "ValidationError")
+_ASK_MODEL: Final = ("ChatCompletionRequest", "ResponseRequest")
 
 
 class DocumentedApp(FastAPI):
-    """A FastAPI application whose document knows the bodies' shapes."""
+    """A FastAPI application whose document is exact.
+
+    Attributes:
+        model_names: what may stand where a model is asked for.
+    """
+
+    model_names: Sequence[str] = ()
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
         if self.openapi_schema is None:
             document = super().openapi()
-            _, bodies = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
-            document["components"]["schemas"] |= bodies["$defs"]
-            _drop_422(document)
+            _, shapes = models_json_schema(_SHAPES, ref_template=REF)
+            document["components"]["schemas"] |= shapes["$defs"]
+            for name in _FASTAPIS:
+                document["components"]["schemas"].pop(name, None)
+            document["components"]["headers"] = HEADERS
+            for operation in _operations(document):
+                _mend(operation)
+            _name_models(document, list(self.model_names))
         assert self.openapi_schema is not None
         return self.openapi_schema
 
 
-def _drop_422(document: dict[str, Any]) -> None:
-    """FastAPI announces its own validation answer wherever there are parameters; ours is a 400."""
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            operation["responses"].pop("422", None)
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def _mend(operation: dict[str, Any]) -> None:
+    """FastAPI announces its own 422 wherever there are parameters, and parameters that are null."""
+    operation["responses"].pop("422", None)
+    for parameter in operation.get("parameters", ()):
+        parameter["schema"] = _without_null(parameter["schema"])
+    success = operation["responses"]["200"]
+    success.setdefault("headers", headers_of())
+    if links := LINKS.get(operation["operationId"]):
+        success["links"] = links
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    branches = [branch for branch in schema.pop("anyOf", ()) if branch != {"type": "null"}]
+    assert len(branches) <= 1
+    return {**schema, **branches[0]} if branches else schema
+
+
+def _name_models(document: dict[str, Any], names: list[str]) -> None:
+    schemas = document["components"]["schemas"]
+    for body in _ASK_MODEL:
+        schemas[body]["properties"]["model"] = {"type": "string", "enum": names}
+    for operation in _operations(document):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            if "model" in content.get("example", {}):
+                content["example"] = {**content["example"], "model": names[0]}
+    (path,) = (path for path in document["paths"] if path.startswith("/v1/models/"))
+    (parameter,) = document["paths"][path]["get"]["parameters"]
+    parameter["schema"] = {"type": "string", "enum": names}

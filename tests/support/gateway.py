@@ -86,7 +86,8 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # only of such asyncio sends small packets at once
+    listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     await server.startup(sockets=[listener])
     try:

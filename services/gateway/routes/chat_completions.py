@@ -9,10 +9,10 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from services.gateway.answers import BODY, CHAT, KEY, answers, body_of
 from services.gateway.auth import CurrentTenant
 from services.gateway.body import read_body
 from services.gateway.deps import Deps
-from services.gateway.openapi import answers, body_of
 from services.gateway.rendering.chat import ChatRendering
 from services.gateway.reply import TurnReply
 from services.gateway.schemas.chat import ChatCompletionRequest
@@ -27,8 +27,8 @@ _CALL_ID_BYTES = 12  # 24 characters
 @router.post(
     "/v1/chat/completions",
     response_model=None,
-    openapi_extra=body_of(ChatCompletionRequest),
-    responses=answers(ChatCompletion, 400, 401, 404, 413, 429, 503, is_streamed=True),
+    openapi_extra=body_of(ChatCompletionRequest, model="", messages=[{"role": "user", "content": "What is pinning?"}]),
+    responses=answers(ChatCompletion, *KEY, *BODY, *CHAT, is_streamed=True),
 )
 async def create_chat_completion(request: Request, deps: Deps, tenant: CurrentTenant) -> Response:
     """Answer a chat whose whole history comes with the request."""

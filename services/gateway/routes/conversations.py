@@ -5,17 +5,19 @@ Another tenant's id is an unknown one.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
+from cluster.errors import ConversationBusyError, ConversationFullError, InvalidRequestError, NotFoundError
 from services.conversations.export import export
+from services.gateway.answers import BODY, KEY, Errors, answers, body_of, problems
 from services.gateway.auth import CurrentTenant
 from services.gateway.body import read_body
 from services.gateway.deps import Deps
 from services.gateway.lines_reply import LinesReply
-from services.gateway.openapi import answers, body_of, problems
+from services.gateway.repeats import refuse_repeats
 from services.gateway.schemas.base import Shape
 from services.gateway.schemas.conversations import (
     Conversation,
@@ -29,15 +31,19 @@ from services.gateway.schemas.conversations import (
     ItemsRequest,
     PageQuery,
 )
+from services.gateway.schemas.params import ConversationId, ItemId
 
-router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+router = APIRouter(prefix="/v1/conversations", tags=["conversations"], dependencies=[Depends(refuse_repeats)])
+
+_KNOWN: Final[Errors] = (*KEY, NotFoundError, InvalidRequestError)  # of a route that takes an id
+_SAID: Final = {"role": "user", "content": "Hi! My name is Anna."}
 
 
 @router.post(
     "",
     response_model=None,
-    openapi_extra=body_of(ConversationRequest),
-    responses=answers(Conversation, 400, 401, 413, 503),
+    openapi_extra=body_of(ConversationRequest, metadata={"topic": "demo"}, items=[_SAID]),
+    responses=answers(Conversation, *KEY, *BODY),
 )
 async def create_conversation(request: Request, deps: Deps, tenant: CurrentTenant) -> Response:
     """Begin a conversation, empty or with up to 20 messages."""
@@ -46,8 +52,8 @@ async def create_conversation(request: Request, deps: Deps, tenant: CurrentTenan
     return _json(Conversation.of(made))
 
 
-@router.get("/{conversation}", response_model=None, responses=answers(Conversation, 401, 404, 503))
-async def get_conversation(conversation: str, deps: Deps, tenant: CurrentTenant) -> Response:
+@router.get("/{conversation}", response_model=None, responses=answers(Conversation, *_KNOWN))
+async def get_conversation(conversation: ConversationId, deps: Deps, tenant: CurrentTenant) -> Response:
     """A conversation without its items."""
     return _json(Conversation.of(await deps.store.conversation(tenant.id, conversation)))
 
@@ -55,25 +61,27 @@ async def get_conversation(conversation: str, deps: Deps, tenant: CurrentTenant)
 @router.post(
     "/{conversation}",
     response_model=None,
-    openapi_extra=body_of(ConversationUpdate),
-    responses=answers(Conversation, 400, 401, 404, 413, 503),
+    openapi_extra=body_of(ConversationUpdate, metadata={"topic": "demo"}),
+    responses=answers(Conversation, *_KNOWN, *BODY),
 )
-async def update_conversation(request: Request, conversation: str, deps: Deps, tenant: CurrentTenant) -> Response:
+async def update_conversation(
+    request: Request, conversation: ConversationId, deps: Deps, tenant: CurrentTenant
+) -> Response:
     """Replace a conversation's metadata, even while a turn of it runs."""
     body = await read_body(request, ConversationUpdate)
     return _json(Conversation.of(await deps.store.set_metadata(tenant.id, conversation, dict(body.metadata or {}))))
 
 
-@router.delete("/{conversation}", response_model=None, responses=answers(ConversationDeleted, 401, 404, 503))
-async def delete_conversation(conversation: str, deps: Deps, tenant: CurrentTenant) -> Response:
+@router.delete("/{conversation}", response_model=None, responses=answers(ConversationDeleted, *_KNOWN))
+async def delete_conversation(conversation: ConversationId, deps: Deps, tenant: CurrentTenant) -> Response:
     """Erase a conversation and all its turns, and drop its KV on every replica that can be reached."""
     erased = await deps.eraser.erase_conversation(tenant.id, conversation)
     return _json(ConversationDeleted(id=conversation, erased=ErasedPages.of(erased)))
 
 
-@router.get("/{conversation}/items", response_model=None, responses=answers(ConversationItems, 400, 401, 404, 503))
+@router.get("/{conversation}/items", response_model=None, responses=answers(ConversationItems, *_KNOWN))
 async def list_items(
-    conversation: str, deps: Deps, tenant: CurrentTenant, asked: Annotated[PageQuery, Query()]
+    conversation: ConversationId, deps: Deps, tenant: CurrentTenant, asked: Annotated[PageQuery, Query()]
 ) -> Response:
     """A page of a conversation's items, newest first unless asked otherwise."""
     page = await deps.store.items(
@@ -90,11 +98,11 @@ async def list_items(
 @router.post(
     "/{conversation}/items",
     response_model=None,
-    openapi_extra=body_of(ItemsRequest),
-    responses=answers(ConversationItems, 400, 401, 404, 409, 413, 503),
+    openapi_extra=body_of(ItemsRequest, items=[_SAID]),
+    responses=answers(ConversationItems, *_KNOWN, *BODY, ConversationBusyError, ConversationFullError),
 )
 async def create_items(
-    request: Request, conversation: str, deps: Deps, tenant: CurrentTenant, _: Annotated[ItemQuery, Query()]
+    request: Request, conversation: ConversationId, deps: Deps, tenant: CurrentTenant, _: Annotated[ItemQuery, Query()]
 ) -> Response:
     """Append up to 20 items, all or none; refused while a turn of the conversation runs."""
     body = await read_body(request, ItemsRequest)
@@ -102,18 +110,18 @@ async def create_items(
     return _json(ConversationItems.of(added, has_more=False))
 
 
-@router.get(
-    "/{conversation}/items/{item}", response_model=None, responses=answers(ConversationMessage, 400, 401, 404, 503)
-)
+@router.get("/{conversation}/items/{item}", response_model=None, responses=answers(ConversationMessage, *_KNOWN))
 async def get_item(
-    conversation: str, item: str, deps: Deps, tenant: CurrentTenant, _: Annotated[ItemQuery, Query()]
+    conversation: ConversationId, item: ItemId, deps: Deps, tenant: CurrentTenant, _: Annotated[ItemQuery, Query()]
 ) -> Response:
     """One item of a conversation."""
     return _json(ConversationMessage.of(await deps.store.item(tenant.id, conversation, item)))
 
 
-@router.delete("/{conversation}/items/{item}", response_model=None, responses=answers(Conversation, 401, 404, 409, 503))
-async def delete_item(conversation: str, item: str, deps: Deps, tenant: CurrentTenant) -> Response:
+@router.delete(
+    "/{conversation}/items/{item}", response_model=None, responses=answers(Conversation, *_KNOWN, ConversationBusyError)
+)
+async def delete_item(conversation: ConversationId, item: ItemId, deps: Deps, tenant: CurrentTenant) -> Response:
     """Erase one item, here and for the branches that share it; refused while a turn of the conversation runs."""
     return _json(Conversation.of(await deps.store.delete_item(tenant.id, conversation, item)))
 
@@ -123,9 +131,9 @@ async def delete_item(conversation: str, item: str, deps: Deps, tenant: CurrentT
     response_model=None,
     response_class=LinesReply,
     status_code=200,
-    responses=problems(401, 404, 503),
+    responses=problems(*_KNOWN),
 )
-async def export_conversation(conversation: str, deps: Deps, tenant: CurrentTenant) -> Response:
+async def export_conversation(conversation: ConversationId, deps: Deps, tenant: CurrentTenant) -> Response:
     """The conversation and the items that it has now, as JSON Lines."""
     lines = export(deps.store, tenant.id, conversation)
     return LinesReply(lines, write_timeout_s=deps.limits.write_timeout_s)

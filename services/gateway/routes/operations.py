@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
+from cluster.errors import InvalidKeyError, RetryLaterError
 from services.changes import restarted, scaled
+from services.gateway.answers import BODY, Errors, answers, body_of, headers_of, problems
 from services.gateway.auth import require_operator
 from services.gateway.body import read_body
 from services.gateway.deps import Deps
-from services.gateway.openapi import answers, body_of
 from services.gateway.schemas.changes import Accepted, ScaleRequest
 from services.gateway.schemas.models import Health
 from services.gateway.schemas.status import ClusterStatus
 
 router = APIRouter(tags=["operations"])
 
+_OPERATOR: Final[Errors] = (InvalidKeyError, RetryLaterError)
+_NOT_READY: Final = {
+    "model": Health,
+    "description": "Requests would not be served now.",
+    "headers": headers_of("Retry-After"),
+}
 
-@router.get("/healthz")
+
+@router.get("/healthz", responses=problems())
 async def healthz() -> Health:
     """The process lives."""
     return Health(status="ok")
 
 
-@router.get("/readyz", response_model=None, responses={200: {"model": Health}, 503: {"model": Health}})
+@router.get("/readyz", response_model=None, responses={**answers(Health), 503: _NOT_READY})
 async def readyz(deps: Deps) -> Response:
     """Requests would be served now; if not, `checks` says what is missing."""
     readiness = await deps.readiness()
@@ -35,14 +44,14 @@ async def readyz(deps: Deps) -> Response:
     return Response(health.json_bytes(), status_code=status, headers=headers, media_type="application/json")
 
 
-@router.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
+@router.get("/metrics", response_model=None, response_class=PlainTextResponse, responses=problems())
 async def metrics(deps: Deps) -> Response:
     """The whole cluster's metrics, in Prometheus' format; every gateway gives the same."""
     body, content_type = await deps.metrics()
     return Response(body, headers={"content-type": content_type})
 
 
-@router.get("/status", dependencies=[Depends(require_operator)], responses=answers(ClusterStatus, 401, 503))
+@router.get("/status", dependencies=[Depends(require_operator)], responses=answers(ClusterStatus, *_OPERATOR))
 async def status(deps: Deps) -> ClusterStatus:
     """The whole cluster as its operator sees it; every gateway gives the same."""
     return await deps.status()
@@ -51,8 +60,8 @@ async def status(deps: Deps) -> ClusterStatus:
 @router.post(
     "/scale",
     dependencies=[Depends(require_operator)],
-    openapi_extra=body_of(ScaleRequest),
-    responses=answers(Accepted, 400, 401, 503),
+    openapi_extra=body_of(ScaleRequest, replicas=2),
+    responses=answers(Accepted, *_OPERATOR, *BODY),
 )
 async def scale(request: Request, deps: Deps) -> Accepted:
     """Change the number of replicas or gateways; those that stay are left alone."""
@@ -61,7 +70,7 @@ async def scale(request: Request, deps: Deps) -> Accepted:
     return Accepted()
 
 
-@router.post("/restart", dependencies=[Depends(require_operator)], responses=answers(Accepted, 401, 503))
+@router.post("/restart", dependencies=[Depends(require_operator)], responses=answers(Accepted, *_OPERATOR))
 async def restart(deps: Deps) -> Accepted:
     """Replace every replica and gateway, a few at a time."""
     await deps.change(restarted)

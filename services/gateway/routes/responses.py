@@ -4,37 +4,61 @@ from __future__ import annotations
 
 import uuid
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette import responses as starlette
 
+from cluster.errors import (
+    ConversationBusyError,
+    CursorPastEndError,
+    IdempotencyMismatchError,
+    InvalidRequestError,
+    NotFoundError,
+    PreviousResponseDeletedError,
+    PreviousResponseError,
+    QueueFullError,
+    StreamDivergedError,
+)
 from services.conversations.records import TurnRecord, TurnState
+from services.gateway.answers import BODY, CHAT, KEY, STORED, Errors, answers, body_of
 from services.gateway.auth import CurrentTenant
 from services.gateway.body import read_body
 from services.gateway.cursors import cursor_of
 from services.gateway.deps import Deps, GatewayDeps
 from services.gateway.idempotency import idempotency_of
-from services.gateway.openapi import answers, body_of
 from services.gateway.rendering.responses import ResponseRendering, begun
+from services.gateway.repeats import refuse_repeats
 from services.gateway.reply import TurnReply
 from services.gateway.schemas.conversations import ConversationItems, PageQuery
 from services.gateway.schemas.paging import page_of
+from services.gateway.schemas.params import IdempotencyKey, LastEventId, ResponseId
 from services.gateway.schemas.response import Response, ResponseDeleted, ResponseView
 from services.gateway.schemas.responses import ResponseRequest, RetrieveQuery
 from services.gateway.summary import summary_of
 from services.turns.events import ChatTurn, Cursor, TurnEvent, TurnStarted
 
-router = APIRouter(prefix="/v1/responses", tags=["responses"])
+router = APIRouter(prefix="/v1/responses", tags=["responses"], dependencies=[Depends(refuse_repeats)])
+
+_KNOWN: Final[Errors] = (*KEY, NotFoundError, InvalidRequestError)  # of a route that takes an id
+_PLACE: Final[Errors] = (
+    PreviousResponseError,
+    PreviousResponseDeletedError,
+    ConversationBusyError,
+    IdempotencyMismatchError,
+    QueueFullError,
+)
 
 
 @router.post(
     "",
     response_model=None,
-    openapi_extra=body_of(ResponseRequest),
-    responses=answers(Response, 400, 401, 404, 409, 413, 429, 503, is_streamed=True),
+    openapi_extra=body_of(ResponseRequest, model="", input="What is pinning?"),
+    responses=answers(Response, *_KNOWN, *BODY, *CHAT, *STORED, *_PLACE, is_streamed=True),
 )
-async def create_response(request: Request, deps: Deps, tenant: CurrentTenant) -> starlette.Response:
+async def create_response(
+    request: Request, deps: Deps, tenant: CurrentTenant, key: IdempotencyKey = None
+) -> starlette.Response:
     """Answer a turn, and keep it unless `store` is false; with `background`, accept it and answer later.
 
     A stored turn that is sent again with the same `Idempotency-Key` is answered once.
@@ -45,7 +69,7 @@ async def create_response(request: Request, deps: Deps, tenant: CurrentTenant) -
         tenant=tenant.id,
         share=tenant.share,
         request_id=summary_of(request.scope).request_id,
-        idempotency=await idempotency_of(request),
+        idempotency=await idempotency_of(request, key),
     )
     if not isinstance(turn, ChatTurn) and turn.is_background:
         return await _accepted(deps, tenant.id, await deps.turns.enqueue(turn), is_stream=bool(body.stream))
@@ -58,34 +82,42 @@ async def create_response(request: Request, deps: Deps, tenant: CurrentTenant) -
     return TurnReply(stream, rendering, is_stream=bool(body.stream), limits=deps.limits)
 
 
-@router.get("/{response}", response_model=None, responses=answers(Response, 400, 401, 404, 503, is_streamed=True))
+@router.get(
+    "/{response}",
+    response_model=None,
+    responses=answers(Response, *_KNOWN, CursorPastEndError, StreamDivergedError, is_streamed=True),
+)
 async def get_response(
-    request: Request, response: str, deps: Deps, tenant: CurrentTenant, asked: Annotated[RetrieveQuery, Query()]
+    response: ResponseId,
+    deps: Deps,
+    tenant: CurrentTenant,
+    asked: Annotated[RetrieveQuery, Query()],
+    last_event_id: LastEventId = None,
 ) -> starlette.Response:
     """A stored response as it is now; with `stream`, its events behind `starting_after` or `Last-Event-ID`, live."""
-    cursor = cursor_of(request, asked)
+    cursor = cursor_of(asked, last_event_id)
     record = await deps.store.turn(tenant.id, response)
     if asked.stream:
         return _stream(deps, tenant.id, record, cursor)
     return await _shown(deps, tenant.id, record)
 
 
-@router.delete("/{response}", response_model=None, responses=answers(ResponseDeleted, 401, 404, 503))
-async def delete_response(response: str, deps: Deps, tenant: CurrentTenant) -> starlette.Response:
+@router.delete("/{response}", response_model=None, responses=answers(ResponseDeleted, *_KNOWN))
+async def delete_response(response: ResponseId, deps: Deps, tenant: CurrentTenant) -> starlette.Response:
     """Erase a response. Items that belong to a conversation stay there."""
     await deps.store.delete_turn(tenant.id, response)
     return starlette.Response(ResponseDeleted(id=response).json_bytes(), media_type="application/json")
 
 
-@router.post("/{response}/cancel", response_model=None, responses=answers(Response, 401, 404, 503))
-async def cancel_response(response: str, deps: Deps, tenant: CurrentTenant) -> starlette.Response:
+@router.post("/{response}/cancel", response_model=None, responses=answers(Response, *_KNOWN))
+async def cancel_response(response: ResponseId, deps: Deps, tenant: CurrentTenant) -> starlette.Response:
     """End a response. One that runs may take a moment: the answer then says `in_progress`."""
     return await _shown(deps, tenant.id, await deps.turns.cancel(tenant.id, response))
 
 
-@router.get("/{response}/input_items", response_model=None, responses=answers(ConversationItems, 400, 401, 404, 503))
+@router.get("/{response}/input_items", response_model=None, responses=answers(ConversationItems, *_KNOWN))
 async def list_input_items(
-    response: str, deps: Deps, tenant: CurrentTenant, asked: Annotated[PageQuery, Query()]
+    response: ResponseId, deps: Deps, tenant: CurrentTenant, asked: Annotated[PageQuery, Query()]
 ) -> starlette.Response:
     """A page of the items that a response was sent, newest first unless asked otherwise."""
     items = await deps.store.turn_input(tenant.id, await deps.store.turn(tenant.id, response))

@@ -6,10 +6,11 @@ Tags of unions are written ``<so>``; ``body.param_of`` drops them from field nam
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
+from pydantic_core import PydanticCustomError, core_schema
 
 MAX_INT32 = 2**31 - 1
 MAX_INT63 = 2**63 - 1
@@ -31,15 +32,29 @@ class Shape(BaseModel):
         return self.model_dump_json().encode()
 
 
-def only(*allowed: object) -> AfterValidator:
+@dataclass(frozen=True, slots=True)
+class Only:
     """Accept a field that OpenAI knows and we do not offer, as long as it asks for nothing: null or ``allowed``."""
 
-    def check(value: object) -> object:
-        if value is None or any(type(value) is type(default) and value == default for default in allowed):
+    allowed: tuple[Any, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """What the annotated type checks, and then ours."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, _: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The values that ask for nothing."""
+        return {"enum": [None, *self.allowed], "description": "Not supported yet."}
+
+    def _check(self, value: object) -> object:
+        if value is None or any(type(value) is type(default) and value == default for default in self.allowed):
             return value
         raise PydanticCustomError("unsupported", "This field is not supported yet; leave it out.")
 
-    return AfterValidator(check)
+
+def only(*allowed: Any) -> Only:
+    """See Only."""
+    return Only(allowed)
 
 
 def one_or_many(what: str) -> Discriminator:

@@ -73,7 +73,7 @@ class CompletionMessage(Shape):
     tool_calls: Annotated[list[CompletionToolCall] | None, OmittedWhenNone] = None
 
 
-class BestToken(Shape):
+class BestChoiceToken(Shape):
     """A token and the natural logarithm of its probability. ``bytes`` is null where it shows nothing."""
 
     token: str
@@ -81,26 +81,26 @@ class BestToken(Shape):
     bytes: list[int] | None
 
 
-class DrawnToken(BestToken):
+class ChoiceToken(BestChoiceToken):
     """A token of the answer, and the best ones in its place."""
 
-    top_logprobs: list[BestToken]
+    top_logprobs: list[BestChoiceToken]
 
 
 class ChoiceLogprobs(Shape):
     """The log probabilities of a choice's tokens."""
 
-    content: list[DrawnToken]
+    content: list[ChoiceToken]
     refusal: None = None
 
     @classmethod
     def of(cls, entries: Iterable[TokenLogprob]) -> ChoiceLogprobs:
         """From the turn's entries."""
-        return cls(content=[DrawnToken(**_token(one), top_logprobs=[*map(_best, one.top)]) for one in entries])
+        return cls(content=[ChoiceToken(**_token(one), top_logprobs=[*map(_best, one.top)]) for one in entries])
 
 
-def _best(entry: TokenLogprob) -> BestToken:
-    return BestToken(**_token(entry))
+def _best(entry: TokenLogprob) -> BestChoiceToken:
+    return BestChoiceToken(**_token(entry))
 
 
 def _token(entry: TokenLogprob) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from services.backend.base import Erased
 from services.conversations import records
 from services.gateway.schemas.base import Metadata, RequestBody, Shape
 from services.gateway.schemas.messages import InputItem
+from services.gateway.schemas.query import WHOLE
 from services.gateway.schemas.response import ItemStatus, OutputText
 
 MAX_NEW_ITEMS: Final = 20  # of one call, as at OpenAI
@@ -74,7 +75,7 @@ class PageQuery(ItemQuery):
 
     after: str | None = None
     before: str | None = None
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    limit: Annotated[int, Field(ge=1, le=100), WHOLE] = 20
     order: Literal["asc", "desc"] = "desc"
 
     @field_validator("before")

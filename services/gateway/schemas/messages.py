@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from services.gateway.schemas.base import RequestBody, one_or_many, only
@@ -41,7 +41,11 @@ def _message_only(kind: str) -> str:
     raise PydanticCustomError("unsupported", "Only items of type 'message' are supported yet.")
 
 
-RoleName = Annotated[str, AfterValidator(_known_role)]
+def _one_of(*names: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "enum": list(names)})
+
+
+RoleName = Annotated[str, AfterValidator(_known_role), _one_of(*ROLES)]
 
 
 class ChatPart(RequestBody):
@@ -76,7 +80,7 @@ def joined(content: str | list[ChatPart] | list[ItemPart]) -> str:
 class TextMessage(RequestBody):
     """A message of a chat completion that is text and nothing else."""
 
-    role: Annotated[str, AfterValidator(_text_role)]
+    role: Annotated[str, AfterValidator(_text_role), _one_of("system", "developer", "user")]
     content: ChatContent
     name: str | None = None
 
@@ -116,7 +120,7 @@ ChatMessage = Annotated[
 class InputItem(RequestBody):
     """A message item, in the full form (``type: message``) or the easy one (role and content alone)."""
 
-    type: Annotated[str, AfterValidator(_message_only)] = "message"
+    type: Annotated[str, AfterValidator(_message_only), _one_of("message")] = "message"
     role: RoleName
     content: ItemContent
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, WithJsonSchema
 
 from cluster.errors import InvalidRequestError
 from services.gateway.schemas.base import (
@@ -19,7 +19,10 @@ from services.gateway.schemas.base import (
     one_or_many,
     only,
 )
+from services.gateway.schemas.conversations import ItemQuery
 from services.gateway.schemas.messages import InputItem
+from services.gateway.schemas.params import CONVERSATION, RESPONSE
+from services.gateway.schemas.query import WHOLE, Flag
 from services.gateway.schemas.response import ConversationOfResponse, ResponseView, TextSettings
 from services.gateway.schemas.sampling import SamplingFields, TopLogprobs
 from services.gateway.schemas.structure import TextFormat
@@ -28,11 +31,15 @@ from services.tenants.share import Share
 from services.turns.events import ChatTurn, GenerationOptions, Idempotency, Message, Role, StoredTurn, Truncation
 from services.turns.sampling import DEFAULTS
 
+# A malformed id is an unknown one, as in a path.
+ConversationName = Annotated[str, WithJsonSchema({"type": "string", "pattern": CONVERSATION})]
+ResponseName = Annotated[str, Field(min_length=1), WithJsonSchema({"type": "string", "pattern": RESPONSE})]
+
 
 class ConversationRef(RequestBody):
     """A conversation, by id."""
 
-    id: str
+    id: ConversationName
 
 
 class TextConfig(RequestBody):
@@ -48,13 +55,12 @@ class ResponseStreamOptions(RequestBody):
     include_obfuscation: bool | None = None
 
 
-class RetrieveQuery(BaseModel):
+class RetrieveQuery(ItemQuery):
     """How a response is asked for."""
 
-    stream: bool = False
-    starting_after: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
-    include: list[str] | None = None
-    include_obfuscation: bool | None = None
+    stream: Flag = False
+    starting_after: Annotated[int, Field(ge=0, le=MAX_INT32), WHOLE] | None = None
+    include_obfuscation: Flag | None = None
 
 
 def _conversation_kind(value: Any) -> str | None:
@@ -68,7 +74,7 @@ Input = Annotated[
     one_or_many("items"),
 ]
 Conversation = Annotated[
-    Annotated[str, Tag("<id>")] | Annotated[ConversationRef, Tag("<object>")],
+    Annotated[ConversationName, Tag("<id>")] | Annotated[ConversationRef, Tag("<object>")],
     Discriminator(
         _conversation_kind,
         custom_error_type="conversation",
@@ -97,7 +103,7 @@ class ResponseRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     service_tier: ServiceTier | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    previous_response_id: Annotated[str, Field(min_length=1)] | None = None
+    previous_response_id: ResponseName | None = None
     background: bool | None = None
 
     tools: Annotated[Any, only([])] = None

@@ -86,7 +86,7 @@ async def test_the_document_knows_the_lines(client: httpx.AsyncClient) -> None:
     """Text of their own media type on success, and the errors."""
     document = (await client.get("/openapi.json")).json()
     responses = document["paths"]["/v1/conversations/{conversation}/export"]["get"]["responses"]
-    assert set(responses) == {"200", "401", "404", "503"}
+    assert set(responses) == {"200", "400", "401", "404", "500", "503"}
     assert responses["200"]["content"] == {"application/x-ndjson": {"schema": {"type": "string"}}}
 
 

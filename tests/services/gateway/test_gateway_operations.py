@@ -102,17 +102,12 @@ async def test_a_status_nobody_knows_is_a_503() -> None:
     assert reply.json()["error"]["message"] == "Nothing is known yet."
 
 
-async def test_the_document_knows_bodies_and_errors(stranger: httpx.AsyncClient) -> None:
-    """The OpenAPI document describes bodies, answers and errors, resolves all references, and needs no key."""
+async def test_the_document_needs_no_key(stranger: httpx.AsyncClient) -> None:
+    """What may be asked is no secret; see ``test_openapi_document`` for what it says."""
     document = (await stranger.get("/openapi.json")).json()
     chat = document["paths"]["/v1/chat/completions"]["post"]
     assert chat["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatCompletionRequest")
-    assert set(chat["responses"]) == {"200", "400", "401", "404", "413", "429", "503"}
     assert chat["security"]
-    assert _refs(document) <= {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
-    assert not any(
-        "422" in operation["responses"] for path in document["paths"].values() for operation in path.values()
-    )
 
 
 async def test_the_lifespan_surrounds_the_service() -> None:
@@ -129,13 +124,6 @@ async def test_the_lifespan_surrounds_the_service() -> None:
         await client.get("/healthz")
         assert seen == ["start"]
     assert seen == ["start", "stop"]
-
-
-def _refs(node: Any) -> set[str]:
-    if isinstance(node, dict):
-        own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
-        return own.union(*(_refs(child) for child in node.values()))
-    return set().union(*(_refs(child) for child in node)) if isinstance(node, list) else set()
 
 
 async def test_the_operator_changes_numbers_and_replaces_replicas() -> None:
