@@ -17,7 +17,6 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._tasks: set[asyncio.Task[None]] = set()
-        self._freed = asyncio.Event()
 
     @property
     def free(self) -> int:
@@ -33,21 +32,16 @@ class Slots:
         """Begin one more; the caller has looked whether there is room."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._end)
+        task.add_done_callback(self._tasks.discard)
 
-    async def any_free(self) -> None:
-        """Return once there is room."""
-        while not self.free:
-            self._freed.clear()
-            await self._freed.wait()
-
-    async def drained(self, timeout_s: float) -> None:
-        """Wait until all have ended; after ``timeout_s`` they are cancelled."""
+    async def ended(self, timeout_s: float) -> None:
+        """Wait until all have ended, or so long."""
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(self._tasks, timeout=timeout_s)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._freed.set()
+    async def cancel(self) -> None:
+        """End those that are left."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -6,7 +6,7 @@ one alone whose owner lives, take over one whose owner has died.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import structlog
 
@@ -17,6 +17,7 @@ from services.conversations.store import ConversationStore
 from services.dispatcher.jobs import CarriesOut
 from services.dispatcher.settings import DispatcherSettings
 from services.dispatcher.slots import Slots
+from services.turns.adoption import job_cost, sampling_of
 from services.turns.carrying import Fate
 
 _log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ class Sweeper:
         due: says which to look at.
         slots: where turns are carried out.
         settings: times.
+        clock: unix seconds.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Sweeper:
         *,
         slots: Slots,
         settings: DispatcherSettings,
+        clock: Callable[[], float],
     ) -> None:
         self._turns = turns
         self._store = store
@@ -52,9 +55,12 @@ class Sweeper:
         self._due = due
         self._slots = slots
         self._settings = settings
+        self._clock = clock
 
     async def sweep(self) -> int:
-        """Look once; how many turns were due. Raises StoreUnavailableError."""
+        """Look once; how many turns were due. Without a free slot others look. Raises StoreUnavailableError."""
+        if not self._slots.free:
+            return 0
         refs = await self._due.look()
         for ref in refs:
             await self._look_at(ref)
@@ -70,7 +76,7 @@ class Sweeper:
             await self._enqueue(ref, record)
         elif not record.state.is_open:
             await self._due.remove(ref.tenant, ref.turn)
-        elif (left_s := record.until_ms / 1000 - time.time()) > 0:
+        elif (left_s := record.until_ms / 1000 - self._clock()) > 0:
             await self._due.move(ref.tenant, ref.turn, in_s=max(left_s, _LEAST_S))
         elif self._slots.free:
             self._slots.run(self._adopt(ref))
@@ -78,9 +84,8 @@ class Sweeper:
 
     async def _enqueue(self, ref: Ref, record: TurnRecord) -> None:
         try:
-            await self._queue.publish(
-                ref.tenant, ref.turn, weight=record.request.weight, cost=float(record.request.prompt_tokens)
-            )
+            cost = job_cost(record.request.prompt_tokens, sampling_of(record))
+            await self._queue.publish(ref.tenant, ref.turn, weight=record.request.weight, cost=cost)
         except QueueFullError:
             await self._due.move(ref.tenant, ref.turn, in_s=self._settings.longest_pause_s)
         else:
@@ -89,9 +94,9 @@ class Sweeper:
     async def _adopt(self, ref: Ref) -> None:
         try:
             carried = await self._turns.carry_out(ref.tenant, ref.turn)
-            if carried.fate in {Fate.WAITS, Fate.OWNED}:
+            if carried.fate is Fate.WAITS or (carried.fate is Fate.OWNED and carried.error is None):
                 await self._due.move(ref.tenant, ref.turn, in_s=self._settings.again_s)
-            else:
+            elif carried.fate is not Fate.OWNED:  # one that was given up here is due now
                 await self._due.remove(ref.tenant, ref.turn)
             _log.info("turn.adopted", turn=ref.turn, fate=carried.fate.name.lower())
         except StoreUnavailableError as error:

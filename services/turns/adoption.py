@@ -84,13 +84,18 @@ def sampling_of(record: TurnRecord) -> SamplingParams:
     return _decode_sampling(record.request.sampling)
 
 
+def job_cost(prompt_tokens: int, sampling: SamplingParams) -> float:
+    """What a turn takes of its tenant's share of the queue: the tokens of its prompt and of its longest answer."""
+    return float(prompt_tokens + sampling.max_new_tokens)
+
+
 def _check(parts: TurnParts, record: TurnRecord) -> None:
     if record.request.fingerprint != parts.model.fingerprint:
         raise ModelReplacedError("The model was replaced after this turn began; send it again.")
     if record.request.projection != VERSION:
         raise ModelReplacedError("The cluster was upgraded after this turn began; send it again.")
-    if time.time() > record.created_at + parts.settings.waiting_s:
-        raise DeadlineExceededError(f"The turn waited longer than {parts.settings.waiting_s:g} seconds.")
+    if time.time() * 1000 > record.deadline_ms:
+        raise DeadlineExceededError("The turn waited longer than it may.")
 
 
 async def _prompt(parts: TurnParts, tenant: str, record: TurnRecord) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from cluster.errors import CallerError, ClusterError, RetryLaterError, TurnError, TurnMovedError
+from cluster.errors import CallerError, ClusterError, NotFoundError, RetryLaterError, TurnError, TurnMovedError
 from services.conversations.records import TurnState
 from services.conversations.store import Verdict
 from services.turns import orphans
@@ -30,18 +30,17 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A turn's fate; ``error`` is why, where it is not the good one."""
+    """A turn's fate.
+
+    Attributes:
+        fate: what became of it.
+        error: why, where this call met it.
+        reason: a stable code for why, also where another owner met it; "" for a turn that goes well.
+    """
 
     fate: Fate
     error: ClusterError | None = None
-
-
-_NOT_CLAIMED = {
-    Verdict.LIVE: Fate.OWNED,
-    Verdict.TERMINAL: Fate.ENDED,
-    Verdict.ABSENT: Fate.GONE,
-    Verdict.GONE: Fate.GONE,
-}
+    reason: str = ""
 
 
 async def carry_out(parts: TurnParts, tenant: str, turn: str, run: Run) -> Carried:
@@ -52,12 +51,14 @@ async def carry_out(parts: TurnParts, tenant: str, turn: str, run: Run) -> Carri
     """
     claimed = await orphans.claim(parts, tenant, turn)
     if not isinstance(claimed, Claimed):
-        return Carried(_NOT_CLAIMED[claimed.verdict])
+        return await _as_recorded(parts, tenant, turn, claimed.verdict)
     parts.metrics.adoptions += 1
     if claimed.record.is_cancelled:
         await orphans.end(parts, claimed, TurnState.CANCELLED)
         return Carried(Fate.ENDED)
-    if claimed.is_poison or claimed.journal.is_broken:
+    if claimed.journal.is_broken:
+        return await _fail(parts, claimed, orphans.holed(claimed))
+    if claimed.is_poison:
         return await _fail(parts, claimed, orphans.poisoned())
     try:
         accepted = await make_ready(parts, claimed)
@@ -77,14 +78,29 @@ async def give_up(parts: TurnParts, tenant: str, turn: str, carried: Carried) ->
         await orphans.end(parts, claimed, TurnState.FAILED, carried.error or orphans.poisoned())
 
 
+async def _as_recorded(parts: TurnParts, tenant: str, turn: str, verdict: Verdict) -> Carried:
+    """The fate of a turn that could not be claimed. A failure counts also where its owner died before telling it."""
+    if verdict is Verdict.LIVE:
+        return Carried(Fate.OWNED)
+    await parts.due.remove(tenant, turn)
+    if verdict is not Verdict.TERMINAL:
+        return Carried(Fate.GONE)
+    try:
+        record = await parts.store.turn(tenant, turn)
+    except NotFoundError:  # erased meanwhile
+        return Carried(Fate.GONE)
+    is_failed = record.state is TurnState.FAILED
+    return Carried(Fate.FAILED, reason=record.error_code) if is_failed else Carried(Fate.ENDED)
+
+
 async def _fail(parts: TurnParts, claimed: Claimed, error: ClusterError) -> Carried:
-    await orphans.end(parts, claimed, TurnState.FAILED, error)
-    return Carried(Fate.FAILED, error)
+    verdict = await orphans.end(parts, claimed, TurnState.FAILED, error)
+    return Carried(Fate.OWNED) if verdict is Verdict.LOST else Carried(Fate.FAILED, error, error.code)
 
 
 def _carried(error: ClusterError | None) -> Carried:
     if error is None:
         return Carried(Fate.ENDED)
     if isinstance(error, TurnMovedError):
-        return Carried(Fate.OWNED, error)
-    return Carried(Fate.WAITS if isinstance(error, RetryLaterError) else Fate.FAILED, error)
+        return Carried(Fate.OWNED, error, error.code)
+    return Carried(Fate.WAITS if isinstance(error, RetryLaterError) else Fate.FAILED, error, error.code)

@@ -45,19 +45,22 @@ class Claimed:
 
 
 async def claim(parts: TurnParts, tenant: str, turn: str) -> Claimed | Reply:
-    """Take a turn over, to be looked at again when our lease would end; or why not: LIVE, TERMINAL, ABSENT or GONE.
+    """Take a turn over; or why not: LIVE, TERMINAL, ABSENT or GONE.
+
+    From then on it is due when the lease is over: a job that brought it here may be settled by somebody else.
 
     Raises:
         StoreUnavailableError: the store does not answer.
     """
-    owner, sent_at = new_owner(), parts.clock()
-    reply = await parts.store.claim(tenant, turn, owner=owner, lease_s=parts.settings.journal.lease_s)
+    owner, sent_at, lease_s = new_owner(), parts.clock(), parts.settings.journal.lease_s
+    reply = await parts.store.claim(tenant, turn, owner=owner, lease_s=lease_s)
     if reply.verdict not in {Verdict.OK, Verdict.POISON}:
         return reply
-    due = parts.due.move(tenant, turn, in_s=parts.settings.journal.lease_s)
     try:
         record, (journal,), _ = await asyncio.gather(
-            parts.store.turn(tenant, turn), parts.store.tail([Tail(tenant, turn)]), due
+            parts.store.turn(tenant, turn),
+            parts.store.tail([Tail(tenant, turn)]),
+            parts.due.move(tenant, turn, in_s=lease_s),
         )
     except NotFoundError:  # erased meanwhile
         return Reply(Verdict.GONE)
@@ -78,20 +81,27 @@ async def close_orphan(parts: TurnParts, tenant: str, turn: str) -> None:
         raise ConversationBusyError(turn)
 
 
-async def end(parts: TurnParts, claimed: Claimed, state: TurnState, error: ClusterError | None = None) -> None:
-    """Commit what a claimed turn's journal holds. A hole in it fails the turn: nobody can say what its client was sent.
+async def end(parts: TurnParts, claimed: Claimed, state: TurnState, error: ClusterError | None = None) -> Verdict:
+    """Commit what a claimed turn's journal holds: OK, or LOST and the like where it is no longer ours.
+
+    A hole in it fails the turn: nobody can say what its client was sent.
 
     Raises:
         StoreUnavailableError: the store does not answer.
     """
     if claimed.journal.is_broken:
-        state = TurnState.FAILED
-        error = TurnLostError(f"The journal of {claimed.record.id} has a hole: the store has lost writes.")
+        state, error = TurnState.FAILED, holed(claimed)
     commit = _commit(parts, claimed, state, error)
     reply = await parts.store.commit(commit)
     _log.info("turn.closed", turn=commit.turn, state=state, ids=len(commit.ids), verdict=reply.verdict.value)
-    if reply.verdict in {Verdict.OK, Verdict.DONE}:  # else it is somebody else's, who may die
+    if reply.verdict is not Verdict.LOST:
         await parts.due.remove(claimed.tenant, commit.turn)
+    return reply.verdict
+
+
+def holed(claimed: Claimed) -> TurnLostError:
+    """Why a turn ends whose journal is not whole."""
+    return TurnLostError(f"The journal of {claimed.record.id} has a hole: the store has lost writes.")
 
 
 def poisoned() -> TurnError:

@@ -27,6 +27,7 @@ from services.conversations.records import TurnRecord, TurnState
 from services.conversations.store import Reservation
 from services.turns.acceptance import accept
 from services.turns.accepted import Accepted, TurnExistsError
+from services.turns.adoption import job_cost
 from services.turns.carrying import Carried, carry_out, give_up
 from services.turns.events import ChatTurn, Cursor, StoredTurn, TurnEvent, TurnStarted
 from services.turns.journal import Journal
@@ -59,6 +60,7 @@ class TurnService:
         self._journal = Journal(parts.store, parts.settings.journal, parts.clock)
         self._tails = Tails(parts.store, parts.settings, parts.clock)
         self._owners: dict[asyncio.Task[None], TurnOwner] = {}
+        self._is_leaving = False
 
     async def start(self) -> None:
         """Begin to keep journals, and to read those of others."""
@@ -66,7 +68,14 @@ class TurnService:
         await self._tails.start()
 
     async def stop(self) -> None:
-        """Leave the stored turns still running to others, who go on where they are; then stop."""
+        """Leave the stored turns still running to others, then stop."""
+        await self.leave()
+        await self._tails.stop()
+        await self._journal.stop()
+
+    async def leave(self) -> None:
+        """Give up the stored turns that run here, and those that still come: others go on with them at once."""
+        self._is_leaving = True
         tasks = set(self._owners)
         for owner in self._owners.values():
             owner.end(Ending.RELEASED)
@@ -75,8 +84,6 @@ class TurnService:
             for task in late:  # a store that is away; their leases run out by themselves
                 task.cancel()
             await asyncio.wait(tasks)
-        await self._tails.stop()
-        await self._journal.stop()
 
     async def chat(self, turn: ChatTurn) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
         """Answer a stateless turn. Closing the generator aborts the generation at once.
@@ -218,7 +225,7 @@ class TurnService:
         """Put an accepted turn into the queue. Where that fails, whoever looks at it next does."""
         tenant, turn = accepted.tenant, accepted.response_id
         request = accepted.draft.request
-        cost = float(len(request.prompt_ids) + request.sampling.max_new_tokens)
+        cost = job_cost(len(request.prompt_ids), request.sampling)
         with contextlib.suppress(QueueFullError, StoreUnavailableError):
             await self._parts.queue.publish(tenant, turn, weight=request.weight, cost=cost)
             await self._parts.due.move(tenant, turn, in_s=_QUEUED_S)
@@ -237,6 +244,8 @@ class TurnService:
         self, enter: Callable[[], Awaitable[Accepted]], *, is_read: bool = True
     ) -> tuple[TurnOwner, asyncio.Task[None]]:
         owner = TurnOwner(self._parts, self._journal, enter, is_read=is_read)
+        if self._is_leaving:
+            owner.end(Ending.RELEASED)
         task = asyncio.create_task(owner.run(), name="turn-owner")
         self._owners[task] = owner
         task.add_done_callback(self._owners.pop)
