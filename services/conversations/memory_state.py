@@ -86,7 +86,7 @@ class TurnEntry:
             created_at=self.created_at,
             claims=self.claims,
             moves=self.moves,
-            deadline_ms=round(self.deadline * 1000),
+            deadline_ms=round(self.deadline * 1000) if self.state.is_open else 0,
             is_cancelled=self.is_cancelled,
             finish=self.finish,
             usage=dict(self.usage),

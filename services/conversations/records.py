@@ -115,7 +115,7 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
         total: ids in its journal; of an ended turn, all that were generated.
         claims: how many owners took it over and did not give it up.
         moves: how often its answer went on at another replica.
-        deadline_ms: when it is given up, server clock.
+        deadline_ms: when it is given up, server clock; 0 once it has ended.
         is_cancelled: somebody asked to cancel it.
         finish: FinishReason, once terminal.
         answer: the item that it appended, once terminal.

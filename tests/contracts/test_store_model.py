@@ -79,7 +79,9 @@ def _timeless(answer: Any) -> Any:
         value = 0 if answer.verdict in {Verdict.LIVE, Verdict.EXPIRED} else answer.value
         return answer.verdict, value, answer.turn, answer.cancel, answer.seen_s > 0
     if isinstance(answer, TurnRecord):
-        return msgspec.structs.replace(answer, until_ms=int(answer.until_ms > 0), created_at=0, ended_at=0)
+        return msgspec.structs.replace(
+            answer, until_ms=int(answer.until_ms > 0), deadline_ms=int(answer.deadline_ms > 0), created_at=0, ended_at=0
+        )
     if isinstance(answer, Tailed):
         return answer.state, list(answer.ids), list(answer.logprobs), answer.is_broken
     if isinstance(answer, Line):
