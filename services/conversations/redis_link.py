@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from cluster.errors import ConfigurationError, StoreUnavailableError
+from services.conversations.cancellable import cancellable
 from services.conversations.redis_client import connect
 from services.conversations.redis_url import parse_url
 
@@ -66,7 +67,7 @@ class RedisLink:
         try:
             async with asyncio.timeout(timeout_s), self._slots:
                 client = self._client
-                return await operation(client)
+                return await cancellable(operation(client))
         except _AWAY as error:
             raise _unavailable(error) from error
         except exceptions.RedisClusterException as error:

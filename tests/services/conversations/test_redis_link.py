@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from redis import exceptions
@@ -14,6 +15,7 @@ from services.conversations.store import Sampled
 from tests.support.valkey import PASSWORD, USER, running_valkey
 
 NOBODY = "unix:///nonexistent/socket"
+PATIENCE_S = 60.0
 
 AWAY = [
     exceptions.ConnectionError("refused"),
@@ -50,6 +52,23 @@ async def test_a_server_that_cannot_serve_now_is_unavailable(link, error):
     with pytest.raises(StoreUnavailableError) as caught:
         await link.call(fail)
     assert (caught.value.retry_after_s, caught.value.__cause__) == (1.0, error)
+
+
+async def test_a_cancellation_that_the_client_swallows_still_ends_the_task(link):
+    """Of many that come just as a command has been sent, one is lost in ``asyncio.wait_for``."""
+    sent = asyncio.Event()
+
+    async def swallow(redis):
+        sent.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(PATIENCE_S)
+        return "sent"
+
+    call = asyncio.create_task(link.call(swallow))
+    await sent.wait()
+    call.cancel()
+    await asyncio.wait({call})
+    assert call.cancelled()
 
 
 async def test_a_mistake_of_ours_is_not_taken_for_an_absence(link):
