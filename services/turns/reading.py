@@ -161,13 +161,18 @@ class Reading:
         yield self._projection.end(EventKind(record.state.value), result_of(record, self._projection))
 
     def _check(self, event: TurnEvent) -> None:
-        """Whether the reader, too, has had this event, and whether there is one behind its cursor."""
+        """Whether the reader, too, has had this event, and whether there is one behind its cursor.
+
+        Whoever knows the checksum of an event has read it: if there is no such event, the answer is another one.
+        """
         cursor = self._cursor
         if cursor is None or event.seq > cursor.seq:
             return
-        if event.seq == cursor.seq and cursor.crc not in {None, event.crc}:
+        is_end = event.result is not None
+        is_same = event.seq == cursor.seq and cursor.crc == event.crc
+        if cursor.crc is not None and not is_same and (is_end or event.seq == cursor.seq):
             raise self._diverged()
-        if event.result is not None:
+        if is_end:
             raise CursorPastEndError(seq=cursor.seq, last=event.seq)
 
     def _diverged(self) -> StreamDivergedError:
