@@ -56,7 +56,6 @@ _RULES: Mapping[type[BaseException], Rule] = {
     ConversationBusyError: Rule(409, _INVALID),
     IdempotencyMismatchError: Rule(409, _INVALID),
     MethodNotAllowedError: Rule(405, _INVALID),
-    StreamDivergedError: Rule(409, _INVALID),
     BodyTooLargeError: Rule(413, _INVALID),
     MediaTypeError: Rule(415, _INVALID),
     CallerError: Rule(400, _INVALID),
