@@ -94,8 +94,8 @@ def answers(shape: type[BaseModel], *errors: type[ClusterError], is_streamed: bo
 
 def problems(*errors: type[ClusterError]) -> Responses:
     """``responses`` of a route whose class of response tells of its success: the errors it may give."""
-    every: set[type[ClusterError]] = {*errors, ClusterError}
-    ordered = sorted(every, key=lambda error: (status_of(error), error.code))
+    told: set[type[ClusterError]] = {*errors, ClusterError}
+    ordered = sorted(told, key=lambda error: (status_of(error), error.code))
     return {status: _problem(status, same) for status, same in groupby(ordered, key=status_of)}
 
 

@@ -12,21 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import COMMAND, ClusterProcess
+from tests.support.pages import ROOT, Page
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    """Code blocks of one language, in order."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+README = Page("README.md")
 
 
 def commands() -> list[str]:
     """Single shell commands, continuation lines joined."""
-    return [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    return [line for block in README.blocks("bash") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def run(command: str, cluster: ClusterProcess, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -57,7 +52,10 @@ def test_every_shell_command_succeeds(cluster: ClusterProcess, tmp_path: Path) -
 
 def test_the_python_example_prints_what_the_readme_says(cluster: ClusterProcess, tmp_path: Path) -> None:
     """Two turns with recall and a tool call, word for word; the second turn finds tokens in the cache."""
-    (example, _), (printed,) = blocks("python"), blocks("text")  # the library's needs no cluster: see its page's test
+    (example, _), (printed,) = (
+        README.blocks("python"),
+        README.blocks("text"),
+    )  # the library's needs no cluster: see its page's test
     script = tmp_path / "example.py"
     script.write_text(example.replace("127.0.0.1:8000", f"127.0.0.1:{cluster.port}"))
     done = run(f"{sys.executable} {script}", cluster, tmp_path)

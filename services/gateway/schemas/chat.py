@@ -6,7 +6,7 @@ nothing; fields we do not know are ignored, as OpenAI's clients expect.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -43,7 +43,7 @@ class ChatCompletionRequest(SamplingFields):
     user: str | None = None
     metadata: Metadata | None = None
     tools: Tools | None = None
-    tool_choice: Annotated[Any, only("none", "auto")] = None
+    tool_choice: Literal["auto", "none"] | None = None
     parallel_tool_calls: bool | None = None  # the model makes one call a turn whatever it says
     service_tier: ServiceTier | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
