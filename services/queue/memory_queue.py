@@ -11,6 +11,7 @@ from typing import Final
 
 from cluster.errors import QueueFullError
 from services.conversations.queueing import HIDE_S, LOOK_LIMIT, Ref
+from services.conversations.timed_set import MemoryTimedSet
 from services.queue.base import (
     IDLE_S,
     MAX_QUEUED,
@@ -215,28 +216,23 @@ class MemoryDueIndex:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._due: dict[Ref, float] = {}
+        self._turns = MemoryTimedSet(clock=clock)
 
     async def add(self, tenant: str, turn: str, *, in_s: float) -> None:
         """Look at the turn in ``in_s`` seconds, or earlier if that was asked before."""
-        ref, at = Ref(tenant, turn), self._clock() + in_s
-        self._due[ref] = min(at, self._due.get(ref, at))
+        await self._turns.add(str(Ref(tenant, turn)), in_s=in_s)
 
     async def move(self, tenant: str, turn: str, *, in_s: float) -> None:
         """Look at the turn in ``in_s`` seconds, whatever was asked before."""
-        self._due[Ref(tenant, turn)] = self._clock() + in_s
+        await self._turns.move(str(Ref(tenant, turn)), in_s=in_s)
 
     async def remove(self, tenant: str, turn: str) -> None:
         """Look no more; again changes nothing."""
-        self._due.pop(Ref(tenant, turn), None)
+        await self._turns.remove(str(Ref(tenant, turn)))
 
     async def look(self, *, limit: int = LOOK_LIMIT, hide_s: float = HIDE_S) -> Sequence[Ref]:
         """At most ``limit`` turns that are due, hidden for ``hide_s``."""
-        now = self._clock()
-        due = sorted((at, ref) for ref, at in self._due.items() if at <= now)[:limit]
-        self._due |= {ref: now + hide_s for _, ref in due}
-        return [ref for _, ref in due]
+        return [Ref.parse(ref) for ref in await self._turns.look(limit=limit, hide_s=hide_s)]
 
 
 def _age(letter: DeadLetter) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from services.conversations.redis_index import RedisIdIndex
 from services.conversations.redis_link import OPERATION_TIMEOUT_S, RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Reply, Reservation, Sampled, Tail, Verdict
+from services.conversations.timed_set import RedisTimedSet
 from services.queue.base import Done
 from services.queue.due import RedisDueIndex
 from services.queue.keys import BACKGROUND
@@ -119,6 +120,18 @@ async def test_a_server_out_of_memory_counts_as_away_and_writes_nothing(store, s
         assert (await store.load(TENANT, made.id)).active == ""
         await store.delete(TENANT, made.id)
         client.config_set("maxmemory", "0")
+
+
+async def test_a_bounded_set_takes_members_while_memory_is_full(server):
+    """What is noted there helps to free some, so deleting does not depend on room for it."""
+    link = RedisLink(server.url)
+    bounded, any_number = RedisTimedSet(link, "c1:a", most=2), RedisTimedSet(link, "c1:b")
+    with server.client() as client:
+        client.config_set("maxmemory", "1")
+        await assert_all_unavailable([any_number.add("a", in_s=0)])
+        await bounded.add("a", in_s=0)
+    assert list(await bounded.look(limit=1, hide_s=0)) == ["a"]
+    await link.close()
 
 
 async def test_keys_of_a_frozen_server_are_unavailable(server):
