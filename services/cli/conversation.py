@@ -14,10 +14,15 @@ import typer
 from cluster.errors import ConfigurationError
 from services.cli.options import StateDir
 from services.cli.redis_link import RedisUrl, with_link
+from services.conversations.erasures import redis_erasures
 from services.conversations.export import export as lines_of
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
+from services.queue.due import RedisDueIndex
+from services.queue.keys import BACKGROUND
+from services.queue.redis_queue import RedisQueue
 from services.tenants.tenant import check_tenant_id
+from services.turns.removal import Removal
 
 app = typer.Typer(help="Export and erase conversations of a running cluster.", no_args_is_help=True)
 
@@ -51,8 +56,14 @@ def export(
 def delete(conversation: Id, tenant: TenantName, redis_url: RedisUrl = None, state_dir: StateDir = None) -> None:
     """Erase a conversation with all its items, turns and branches. A turn that runs ends within seconds."""
     check_tenant_id(tenant)
-    with_link(redis_url, state_dir, lambda link: RedisConversationStore(link).delete(tenant, conversation))
+    with_link(redis_url, state_dir, lambda link: _removal(link).conversation(tenant, conversation))
     typer.echo(f"Conversation {conversation} of tenant {tenant} is erased.")
+    typer.echo("Running replicas drop its pages of the KV cache within seconds.")
+
+
+def _removal(link: RedisLink) -> Removal:
+    store = RedisConversationStore(link)
+    return Removal(store, RedisQueue(link, BACKGROUND), RedisDueIndex(link), redis_erasures(link))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def new_conversation() -> str:
 
 def new_response(conversation: str) -> str:
     """``resp_<root><rand>`` on the conversation's root. Raises NotFoundError for a malformed id."""
-    return f"resp_{conversation_root(conversation)}{_draw()}"
+    return response_of(conversation_root(conversation), _draw())
 
 
 def new_item(conversation: str) -> str:
@@ -50,6 +50,11 @@ def response_parts(response: str) -> tuple[str, str]:
     """Root and own part of a ``resp_…`` id. Raises NotFoundError for a malformed id."""
     match = _match(_RESPONSE, "response", response)
     return match[1], match[2]
+
+
+def response_of(root: str, part: str) -> str:
+    """The ``resp_…`` id of these parts."""
+    return f"resp_{root}{part}"
 
 
 def item_root(item: str) -> str:

@@ -25,6 +25,10 @@ MAX_ITEMS: Final = 10_000  # default of the setting; a conversation takes no mor
 MAX_CLAIMS: Final = 4  # a turn that outlives more owners than this probably kills them
 IDEMPOTENCY_TTL_S: Final = 86_400  # how long a request sent again finds its first turn
 
+ERASURES: Final = f"{SCHEMA}:erasures"  # zset: tenant, pin key and time of an erasure → when replicas are told (ms)
+ERASURE_TTL_S: Final = 86_400  # of the zset since the last one was noted or told, and of each one in it
+MAX_ERASURES: Final = 10_000  # noted at once; beyond it those told last are given up
+
 _TENANT: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 

@@ -211,6 +211,11 @@ class MemoryConversationStore:
         root, entry = self._turn(tenant, turn)
         memory_turns.erase(root, entry, self._clock())
 
+    async def pointed_turns(self, tenant: str, conversation: str) -> list[str]:
+        """The turns of a root that a queue or the due index may point to; none of an unknown one."""
+        root = self._known(Keys.of_conversation(tenant, conversation))
+        return [turn for turn, entry in root.turns.items() if entry.state.is_pointed]
+
     async def is_erased(self, tenant: str, turn: str) -> bool:
         """Whether a turn is known to have been erased; known for a day."""
         return self._known(Keys.of_turn(tenant, turn)[0]).is_gone(turn, self._clock())

@@ -62,6 +62,10 @@ class Publishes(Protocol):
         """Raises QueueFullError when the tenant has too many turns in the queue for another one."""
         ...
 
+    async def drop(self, tenant: str, turn: str) -> bool:
+        """Forget a turn wherever it is, dead letters too; whether there was any. Its worker learns by ``extend``."""
+        ...
+
 
 class DueIndex(Protocol):
     """When each open turn is to be looked at: written before the record, so it finds what a crash left behind.

@@ -28,6 +28,11 @@ class TurnState(StrEnum):
         """Whether the turn has not ended."""
         return self in {TurnState.QUEUED, TurnState.RUNNING}
 
+    @property
+    def is_pointed(self) -> bool:
+        """Whether a queue may point to the turn: it is open, or a dead letter was written of it."""
+        return self.is_open or self is TurnState.FAILED
+
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
     """One message of a conversation. An assistant item keeps the sampled ids; other items have none."""

@@ -17,7 +17,8 @@ from cluster.protocol import FinishReason
 from services.conversations import codec, ids
 from services.conversations.items import answer_of, spoken_ids
 from services.conversations.keys import GONE_TTL_S, JOURNAL_SPARE_S, MAIN_LINE, MAX_CLAIMS, TURN_SPARE_S, Keys
-from services.conversations.records import Item
+from services.conversations.records import Item, TurnState
+from services.conversations.redis_link import execute
 from services.conversations.scripts import Arg, Call, lines, turns
 from services.conversations.store import Begin, Commit, Note, Reply, Tail
 
@@ -173,6 +174,18 @@ async def reserve(redis: Redis, key: str, value: bytes, ttl_s: int) -> bytes | N
     """Write a value where there is none; the one that is there."""
     held: Any = await redis.set(key, value, ex=ttl_s, nx=True, get=True)
     return cast("bytes | None", held)
+
+
+async def pointed_turns(redis: Redis, keys: Keys) -> list[str]:
+    """Own parts of the turns that a queue may point to."""
+    members: Any = await redis.smembers(keys.index)
+    names = [member.decode() for member in members]
+    parts = [name.removeprefix(_TURN_MEMBER) for name in names if name.startswith(_TURN_MEMBER)]
+    async with redis.pipeline(transaction=False) as pipe:
+        for part in parts:
+            pipe.hget(keys.turn(part), "state")
+        states = await execute(pipe)
+    return [part for part, state in zip(parts, states, strict=True) if state and TurnState(state.decode()).is_pointed]
 
 
 async def is_erased(redis: Redis, keys: Keys, part: str) -> bool:

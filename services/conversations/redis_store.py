@@ -230,6 +230,12 @@ class RedisConversationStore:
         if not await self._link.call(lambda redis: redis_calls.erase_turn(redis, keys, part, turn)):
             raise NotFoundError("response", turn)
 
+    async def pointed_turns(self, tenant: str, conversation: str) -> list[str]:
+        """The turns of a root that a queue or the due index may point to; none of an unknown one."""
+        keys = Keys.of_conversation(tenant, conversation)
+        parts = await self._link.call(lambda redis: redis_calls.pointed_turns(redis, keys))
+        return [ids.response_of(keys.root, part) for part in parts]
+
     async def is_erased(self, tenant: str, turn: str) -> bool:
         """Whether a turn is known to have been erased; known for a day."""
         keys, part = Keys.of_turn(tenant, turn)

@@ -236,6 +236,10 @@ class ConversationStore(ItemStore, Protocol):
         """Erase a turn and, unless they belong to a conversation, its items. Raises NotFoundError."""
         ...
 
+    async def pointed_turns(self, tenant: str, conversation: str) -> list[str]:
+        """The turns of a root that a queue or the due index may point to; none of an unknown one."""
+        ...
+
     async def is_erased(self, tenant: str, turn: str) -> bool:
         """Whether a turn is known to have been erased; known for a day."""
         ...

@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 from services.conversations.redis_link import RedisLink
 from services.conversations.scripts import NOW_MS, Arg, Script
 
-# KEYS 1 the set, for all. Taking out comes first because a server out of memory refuses ZADD unless the script has
-# already written.
+# KEYS 1 the set, for all. A server out of memory refuses ZADD unless the script has already written: so room is made
+# first, and a look takes out what is no member.
 _SET: Final = Script(
     NOW_MS
     + """
@@ -37,10 +37,8 @@ _LOOK: Final = Script(
 -- Replies members that are due, the longest due first
 local now = now_ms()
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
-for _, member in ipairs(due) do
-  redis.call('ZREM', KEYS[1], member)
-  redis.call('ZADD', KEYS[1], now + ARGV[2], member)
-end
+if #due > 0 then redis.call('ZREM', KEYS[1], '') end
+for _, member in ipairs(due) do redis.call('ZADD', KEYS[1], now + ARGV[2], member) end
 return due
 """
 )

@@ -19,6 +19,7 @@ from cluster.channel.connection import SECRET_VARIABLE
 from cluster.errors import StoreUnavailableError
 from cluster.metrics.deployment import Reporter
 from cluster.metrics.families import CONTENT_TYPE
+from services.conversations.erasures import redis_erasures
 from services.conversations.redis_checks import check_store
 from services.gateway.app import create_app
 from services.gateway.deps import GatewayDeps, ModelInfo, Readiness
@@ -36,6 +37,7 @@ from services.tenants.redis_keys import RedisKeyStore
 from services.turn_process.config import ProcessConfig
 from services.turn_process.process import TurnProcess
 from services.turns.erasure import Eraser
+from services.turns.removal import Removal
 
 MISCONFIGURED = "misconfigured"  # its log says how
 
@@ -57,7 +59,7 @@ class Gateway:
         self._authenticator = Authenticator(RedisKeyStore(self._process.link))
         self._store_check = StoreCheck(partial(check_store, config.redis_url))
         self._created = int(Path(config.model_path, "config.json").stat().st_mtime)  # the same on every gateway
-        self._eraser = Eraser(self._process.store, self._process.backend)
+        self._eraser = _eraser(self._process)
         self._serve = ServeWatch(self._app_name, ask_controller)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -113,3 +115,8 @@ class Gateway:
         except StoreUnavailableError:
             return "unavailable"
         return MISCONFIGURED if self._store_check.is_refused else "ok"
+
+
+def _eraser(process: TurnProcess) -> Eraser:
+    erasures = redis_erasures(process.link)
+    return Eraser(Removal(process.store, process.queue, process.due, erasures), erasures, process.backend)

@@ -15,7 +15,7 @@ from fastapi import Depends, Request
 from cluster.errors import ModelNotFoundError
 from services.backend.base import Erased
 from services.changes import Change
-from services.conversations.records import TurnRecord
+from services.conversations.records import Conversation, TurnRecord
 from services.conversations.store import ConversationStore
 from services.gateway.metrics import GatewayCounters
 from services.gateway.schemas.status import ClusterStatus
@@ -59,6 +59,14 @@ class Erases(Protocol):
 
     async def erase_conversation(self, tenant: str, conversation: str) -> Erased:
         """Raises NotFoundError or StoreUnavailableError; replicas that were not reached are told."""
+        ...
+
+    async def erase_turn(self, tenant: str, turn: str) -> Erased:
+        """The same for one response."""
+        ...
+
+    async def erase_item(self, tenant: str, conversation: str, item: str) -> Conversation:
+        """The same for one item; its conversation. Raises ConversationBusyError too."""
         ...
 
 

@@ -149,10 +149,6 @@ class Queue(Publishes, Protocol):
         """Queue dead letters again, as if they were new; how many there were."""
         ...
 
-    async def drop(self, tenant: str, turn: str) -> bool:
-        """Forget a job wherever it is, dead letters too; whether there was any. Its worker learns by ``extend``."""
-        ...
-
 
 def share_of(weight: float, cost: float) -> float:
     """How far a job moves its tenant in virtual time. Raises ValueError unless both are positive and finite."""

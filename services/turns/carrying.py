@@ -95,6 +95,8 @@ async def _as_recorded(parts: TurnParts, tenant: str, turn: str, verdict: Verdic
 
 async def _fail(parts: TurnParts, claimed: Claimed, error: ClusterError) -> Carried:
     verdict = await orphans.end(parts, claimed, TurnState.FAILED, error)
+    if verdict is Verdict.GONE:  # erased meanwhile
+        return Carried(Fate.GONE, error, error.code)
     return Carried(Fate.OWNED) if verdict is Verdict.LOST else Carried(Fate.FAILED, error, error.code)
 
 
@@ -103,4 +105,6 @@ def _carried(error: ClusterError | None) -> Carried:
         return Carried(Fate.ENDED)
     if isinstance(error, TurnMovedError):
         return Carried(Fate.OWNED, error, error.code)
+    if isinstance(error, NotFoundError):  # erased meanwhile
+        return Carried(Fate.GONE, error, error.code)
     return Carried(Fate.WAITS if isinstance(error, RetryLaterError) else Fate.FAILED, error, error.code)

@@ -7,23 +7,25 @@ already, so the replicas are told once more when no such owner can be left.
 
 A replica that does not answer (frozen, busy with one long step, about to die) does not fail the erasure: it is counted
 as missed, and told again until it answers or Serve does not list it any more, and its memory is gone. What is still to
-be told is kept in this process only; when that dies, a missed replica keeps unreachable pages until it needs the room.
+be told is in the store, where any gateway finds it: one that dies, and an operator who has only the store, leave it to
+the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
+from cluster.errors import StoreUnavailableError
 from cluster.protocol import Label
 from services.backend.base import SOMEBODY, Backend, Erased
-from services.conversations import ids
-from services.conversations.store import ConversationStore
-from services.turns.pin import conversation_key
+from services.conversations.erasures import DueErasure, Erasure, Erasures
+from services.conversations.records import Conversation
+from services.turns.removal import Removal
 
 _log = structlog.get_logger(__name__)
 
@@ -33,97 +35,89 @@ class ErasureSettings:
     """How erasures are repeated.
 
     Attributes:
-        retry_s: pause before missed replicas are told again.
+        retry_s: pause before missed replicas are told again, and between looks at what others have left to be told.
         settle_s: after an erasure, when no owner runs that has not heard of it: longer than the lease of a turn and the
             time for which it outlives a store that it cannot reach (``JournalSettings``).
-        max_pending: labels still to be told; beyond it the oldest are given up.
+        hide_s: what this gateway tells is hidden from others for so long; longer than telling takes.
         max_labels: told in one call.
     """
 
     retry_s: float = 2.0
     settle_s: float = 90.0
-    max_pending: int = 10_000
+    hide_s: float = 10.0
     max_labels: int = 256
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A label: when it is told next, from when on everybody's answer is the last, and who did not answer yet."""
-
-    next_at: float
-    settled_at: float
-    is_missed: bool = True
-
-
 class Eraser:
-    """Erases for one process. ``start`` before the first erasure, ``stop`` after the last.
+    """Erases for one gateway, and tells what others have left to be told. ``start`` it, and ``stop`` it at the end.
 
     Args:
-        store: holds the records.
+        removal: erases from the store.
+        erasures: what replicas are to be told.
         backend: reaches the replicas.
         settings: how often.
-        clock: monotonic seconds.
     """
 
     def __init__(
-        self,
-        store: ConversationStore,
-        backend: Backend,
-        settings: ErasureSettings | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, removal: Removal, erasures: Erasures, backend: Backend, settings: ErasureSettings | None = None
     ) -> None:
-        self._store = store
+        self._removal = removal
+        self._erasures = erasures
         self._backend = backend
         self._settings = settings or ErasureSettings()
-        self._clock = clock
-        self._pending: dict[Label, _Pending] = {}  # the oldest first
         self._telling: asyncio.Task[None] | None = None
 
-    @property
-    def num_pending(self) -> int:
-        """Labels that some replica is still to be told."""
-        return len(self._pending)
-
     async def start(self) -> None:
-        """Begin to tell again what has to be told again."""
-        self._telling = asyncio.get_running_loop().create_task(self._tell_again(), name="eraser")
+        """Begin to tell what is to be told."""
+        self._telling = asyncio.create_task(self._run(), name="eraser")
 
     async def stop(self) -> None:
-        """Give up what is still to be told."""
+        """Leave what is still to be told to others."""
         if self._telling is not None:
             self._telling.cancel()
             await asyncio.wait({self._telling})
-        if missed := sum(pending.is_missed for pending in self._pending.values()):
-            _log.warning("erasure.given_up", labels=missed, reason="stop")
 
     async def erase_conversation(self, tenant: str, conversation: str) -> Erased:
         """Erase a conversation with all its turns and branches, and say what of its KV was dropped.
 
         Raises:
             NotFoundError: there is no such conversation.
-            StoreUnavailableError: the store does not answer; nothing was forgotten.
+            StoreUnavailableError: the store does not answer.
         """
-        await self._store.delete(tenant, conversation)
-        key = conversation_key(tenant, ids.conversation_root(conversation))
-        return await self.forget(Label(tenant=tenant, pin_key=key))
+        return await self._tell_now(await self._removal.conversation(tenant, conversation))
 
-    async def forget(self, label: Label) -> Erased:
-        """Drop a label's KV on every replica, now and, where that was not all, later. Its record must be gone."""
-        now = self._clock()
-        self._pending.pop(label, None)
-        self._pending[label] = _Pending(next_at=now, settled_at=now + self._settings.settle_s)
-        self._bound()
-        return await self._tell([label])
+    async def erase_turn(self, tenant: str, turn: str) -> Erased:
+        """Erase a turn and, unless they belong to a conversation, its items; what of its root's KV was dropped.
 
-    async def _tell(self, labels: list[Label]) -> Erased:
-        began = self._clock()
-        erased = await self._forget(labels)
-        for label in labels:
-            if pending := self._pending.get(label):
-                self._settle(label, pending, began, is_missed=bool(erased.missed))
+        Raises:
+            NotFoundError: there is no such turn.
+            StoreUnavailableError: the store does not answer.
+        """
+        return await self._tell_now(await self._removal.turn(tenant, turn))
+
+    async def erase_item(self, tenant: str, conversation: str, item: str) -> Conversation:
+        """Erase one item and its root's KV, for the item's text stands in it; the conversation without it.
+
+        Raises:
+            NotFoundError: no such conversation, or no such item in it.
+            ConversationBusyError: a turn is active.
+            StoreUnavailableError: the store does not answer.
+        """
+        changed, erasure = await self._removal.item(tenant, conversation, item)
+        await self._tell_now(erasure)
+        return changed
+
+    async def _tell_now(self, erasure: Erasure) -> Erased:
+        return await self._tell([DueErasure(erasure, 0.0)])
+
+    async def _tell(self, due: Sequence[DueErasure]) -> Erased:
+        erased = await self._forget(list({one.erasure.label: None for one in due}))
+        with contextlib.suppress(StoreUnavailableError):  # then it is told again, when it is no longer hidden
+            for one in due:
+                await self._settle(one, is_missed=bool(erased.missed))
         _log.info(
             "erasure.told",
-            labels=len(labels),
+            labels=len(due),
             dropped=erased.dropped,
             held=erased.held,
             reached=len(erased.reached),
@@ -138,24 +132,26 @@ class Eraser:
             _log.exception("erasure.crashed")
             return Erased(missed=SOMEBODY)
 
-    def _settle(self, label: Label, pending: _Pending, began: float, *, is_missed: bool) -> None:
-        pending.is_missed = is_missed
+    async def _settle(self, due: DueErasure, *, is_missed: bool) -> None:
+        """When it is told next. ``age_s`` is from before this telling: what was dropped since may be there again."""
         if is_missed:
-            pending.next_at = began + self._settings.retry_s
-        elif began < pending.settled_at:
-            pending.next_at = pending.settled_at
+            await self._erasures.tell_again(due.erasure, in_s=self._settings.retry_s)
+        elif due.age_s < self._settings.settle_s:
+            await self._erasures.tell_again(due.erasure, in_s=self._settings.settle_s - due.age_s)
         else:
-            del self._pending[label]
+            await self._erasures.remove(due.erasure)
 
-    def _bound(self) -> None:
-        while len(self._pending) > self._settings.max_pending:
-            del self._pending[next(iter(self._pending))]
-            _log.warning("erasure.given_up", labels=1, reason="too_many")
-
-    async def _tell_again(self) -> None:
+    async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._settings.retry_s)
-            now = self._clock()
-            due = [label for label, pending in self._pending.items() if pending.next_at <= now]
-            if due:
-                await self._tell(due[: self._settings.max_labels])
+            try:
+                await self._tell_due()
+            except StoreUnavailableError:
+                continue  # a later look finds what this one did not
+            except Exception:  # noqa: BLE001 - a bug in one look must not end all later ones
+                _log.exception("erasure.look_failed")
+
+    async def _tell_due(self) -> None:
+        due = await self._erasures.due(limit=self._settings.max_labels, hide_s=self._settings.hide_s)
+        if due:
+            await self._tell(due)

@@ -14,7 +14,7 @@ from enum import Enum, auto
 
 import structlog
 
-from cluster.errors import ClusterError, RetryLaterError, StoreUnavailableError, TurnLostError, TurnMovedError
+from cluster.errors import ClusterError, RetryLaterError, StoreUnavailableError, TurnMovedError
 from cluster.protocol import FinishReason, Served
 from services.conversations.records import TurnState
 from services.conversations.store import Reply, Verdict
@@ -23,6 +23,7 @@ from services.turns.accepted import Accepted, TurnExistsError
 from services.turns.answer import answer_item_id
 from services.turns.events import EventKind, TurnEvent, TurnStarted
 from services.turns.journal import Journal
+from services.turns.leases import loss
 from services.turns.metrics import Account
 from services.turns.outbox import Outbox
 from services.turns.own_record import OwnRecord
@@ -196,7 +197,7 @@ class TurnOwner:
         except StoreUnavailableError as error:
             ticket.fail(error)
             raise
-        _settle(reply, ticket)
+        _settle(reply, ticket, accepted.response_id)
         self.outbox.put([production.end(result, EventKind(state.value))])
         await record.look_no_more()
         return state.value
@@ -240,12 +241,10 @@ def _crash(error: BaseException) -> ClusterError:
     return ClusterError("The turn failed for a reason that nobody foresaw.")
 
 
-def _settle(reply: Reply, ticket: Ticket) -> None:
+def _settle(reply: Reply, ticket: Ticket, turn: str) -> None:
     if reply.verdict in _RECORDED:
         ticket.release()
         return
-    error: ClusterError = TurnLostError("The record of this turn is gone.")
-    if reply.verdict is Verdict.LOST:
-        error = TurnMovedError("Another process has taken this turn over.")
+    error = loss(reply.verdict, turn)
     ticket.fail(error)
     raise error

@@ -10,10 +10,11 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from cluster.errors import ClusterError, TurnLostError, TurnMovedError
+from cluster.errors import ClusterError
 from cluster.protocol import Logprobs
 from services.conversations.store import Note, Reply, Verdict
 from services.turns.accepted import Held
+from services.turns.leases import loss
 from services.turns.settings import JournalSettings
 
 
@@ -122,7 +123,7 @@ class Ticket:
         """Return once the lease certainly holds.
 
         Raises:
-            TurnMovedError, TurnLostError, StoreUnavailableError: it never will.
+            TurnMovedError, TurnLostError, NotFoundError, StoreUnavailableError: it never will.
         """
         while not self.can_emit():
             if self.error is not None:
@@ -172,9 +173,7 @@ class Ticket:
         if reply.verdict in {Verdict.OK, Verdict.GAP}:  # a gap renews the lease too, and says where to go on
             self._noted = reply.value
             self.confirm(sent_at)
-        elif reply.verdict is Verdict.LOST:
-            self.fail(TurnMovedError("Another process has taken this turn over."))
         else:
-            self.fail(TurnLostError("The record of this turn is gone."))
+            self.fail(loss(reply.verdict, self._turn))
         if reply.cancel or reply.seen_s:
             self._on_news(News(is_cancelled=reply.cancel, seen_s=reply.seen_s))

@@ -63,6 +63,7 @@ def every_call(store, conversation, turn):
         store.tail([Tail(TENANT, turn)]),
         store.delete_turn(TENANT, turn),
         store.is_erased(TENANT, turn),
+        store.pointed_turns(TENANT, conversation),
         store.reserve(TENANT, "key", Reservation("body", turn)),
         store.ping(),
     ]

@@ -34,11 +34,12 @@ async def test_how_many_were_given_up_is_told(link):
 
 
 async def test_a_set_expires_when_nothing_is_added_or_moved(link, real_server):
-    """Its time begins anew with each."""
+    """Its time begins anew with each; a look leaves it as it is."""
     lasting, timed = RedisTimedSet(link, KEY), RedisTimedSet(link, KEY, ttl_s=60)
     for change in (timed.add, timed.move):
-        await lasting.add("a", in_s=0)
+        await lasting.add("a", in_s=-1)
         assert real_server.keys_without_ttl() == [KEY]
-        await change("a", in_s=0)
+        await change("a", in_s=-1)
+        assert await timed.look(**LOOK) == ["a"]
         assert real_server.keys_without_ttl() == []
         await timed.remove("a")

@@ -154,3 +154,32 @@ async def test_erasing_a_conversation_erases_each_of_its_turns(store):
     await store.delete(TENANT, made.id)
     await assert_gone(store, turn)
     assert not await store.is_erased("other", turn)
+
+
+async def test_turns_that_a_queue_may_point_to_are_told(store):
+    """Open ones and failed ones, of all lines; not those that ended well, were cancelled or erased."""
+    made = await store.create(TENANT, metadata={}, items=[Item(id="", role="user", text="一")])
+    (first,) = await items_of(store, made.id)
+    done, _ = await a_turn_on(store, made.id, base_version=0)
+    failed, erased, cancelled, queued, running = (ids.new_response(made.id) for _ in range(5))
+    await store.begin(a_begin(failed, base_version=1))
+    await store.commit(a_commit(failed, base_version=1, state=TurnState.FAILED, items=[]))
+    for turn in (erased, cancelled, queued):
+        await store.begin(a_begin(turn, base_version=1, state=TurnState.QUEUED))
+        if turn is erased:
+            await store.delete_turn(TENANT, turn)
+        elif turn is cancelled:
+            await store.cancel(TENANT, turn)
+    await store.begin(a_begin(running, line="b", new_line=True, fork=Fork(MAIN_LINE, first.id)))
+    assert sorted(await store.pointed_turns(TENANT, made.id)) == sorted([failed, queued, running])
+    assert (await store.turn(TENANT, done)).state is TurnState.COMPLETED
+
+
+async def test_nobody_points_to_turns_of_what_is_not_there(store):
+    """Another tenant's conversation, one that nobody made, and one without turns."""
+    made = await store.create(TENANT, metadata={})
+    await store.begin(a_begin(ids.new_response(made.id)))
+    assert await store.pointed_turns("other", made.id) == []
+    assert await store.pointed_turns(TENANT, ids.new_conversation()) == []
+    await store.delete(TENANT, made.id)
+    assert await store.pointed_turns(TENANT, made.id) == []

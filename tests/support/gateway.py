@@ -23,8 +23,8 @@ from services.operator_token import operator_token
 from services.serve_facts import DeploymentFacts, ServedProcess, ServeFacts
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
-from services.turns.erasure import Eraser
 from tests.fakes.fake_turns import FakeTurns
+from tests.support.erasing import an_eraser
 
 MODEL = "chatglm3-6b"
 TENANT = "acme"
@@ -67,7 +67,7 @@ def make_deps(**changes: Any) -> GatewayDeps:
         "operator_token": OPERATOR_TOKEN,
     }
     fields |= changes
-    return GatewayDeps(**({"eraser": Eraser(fields["store"], ScriptedBackend([]))} | fields))
+    return GatewayDeps(**({"eraser": an_eraser(fields["store"], ScriptedBackend([]))} | fields))
 
 
 @asynccontextmanager

@@ -26,11 +26,11 @@ from services.gateway.schemas.conversations import (
     ConversationMessage,
     ConversationRequest,
     ConversationUpdate,
-    ErasedPages,
     ItemQuery,
     ItemsRequest,
     PageQuery,
 )
+from services.gateway.schemas.erased import ErasedPages
 from services.gateway.schemas.params import ConversationId, ItemId
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"], dependencies=[Depends(refuse_repeats)])
@@ -122,8 +122,11 @@ async def get_item(
     "/{conversation}/items/{item}", response_model=None, responses=answers(Conversation, *_KNOWN, ConversationBusyError)
 )
 async def delete_item(conversation: ConversationId, item: ItemId, deps: Deps, tenant: CurrentTenant) -> Response:
-    """Erase one item, here and for the branches that share it; refused while a turn of the conversation runs."""
-    return _json(Conversation.of(await deps.store.delete_item(tenant.id, conversation, item)))
+    """Erase one item, here and for the branches that share it, and drop the conversation's KV on every replica.
+
+    Refused while a turn of the conversation runs.
+    """
+    return _json(Conversation.of(await deps.eraser.erase_item(tenant.id, conversation, item)))
 
 
 @router.get(

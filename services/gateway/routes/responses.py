@@ -31,6 +31,7 @@ from services.gateway.rendering.responses import ResponseRendering, begun
 from services.gateway.repeats import refuse_repeats
 from services.gateway.reply import TurnReply
 from services.gateway.schemas.conversations import ConversationItems, PageQuery
+from services.gateway.schemas.erased import ErasedPages
 from services.gateway.schemas.paging import page_of
 from services.gateway.schemas.params import IdempotencyKey, LastEventId, ResponseId
 from services.gateway.schemas.response import Response, ResponseDeleted, ResponseView
@@ -104,9 +105,10 @@ async def get_response(
 
 @router.delete("/{response}", response_model=None, responses=answers(ResponseDeleted, *_KNOWN))
 async def delete_response(response: ResponseId, deps: Deps, tenant: CurrentTenant) -> starlette.Response:
-    """Erase a response. Items that belong to a conversation stay there."""
-    await deps.store.delete_turn(tenant.id, response)
-    return starlette.Response(ResponseDeleted(id=response).json_bytes(), media_type="application/json")
+    """Erase a response, and drop its KV on every replica. Items that belong to a conversation stay there."""
+    erased = await deps.eraser.erase_turn(tenant.id, response)
+    deleted = ResponseDeleted(id=response, erased=ErasedPages.of(erased))
+    return starlette.Response(deleted.json_bytes(), media_type="application/json")
 
 
 @router.post("/{response}/cancel", response_model=None, responses=answers(Response, *_KNOWN))

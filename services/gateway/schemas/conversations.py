@@ -8,9 +8,9 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from services.backend.base import Erased
 from services.conversations import records
 from services.gateway.schemas.base import Metadata, RequestBody, Shape
+from services.gateway.schemas.erased import ErasedPages
 from services.gateway.schemas.messages import InputItem
 from services.gateway.schemas.query import WHOLE
 from services.gateway.schemas.response import ItemStatus, OutputText
@@ -103,25 +103,6 @@ class Conversation(Shape):
     def of(cls, conversation: records.Conversation) -> Conversation:
         """From the store's record."""
         return cls(id=conversation.id, created_at=conversation.created_at, metadata=conversation.metadata)
-
-
-class ErasedPages(Shape):
-    """What became of the KV of something erased. Missed replicas are told again until they answer or are replaced."""
-
-    kv_pages: int  # dropped by the replicas that answered
-    kv_pages_in_use: int  # held by running turns; dropped when these end
-    replicas: int  # that answered
-    replicas_missed: int
-
-    @classmethod
-    def of(cls, erased: Erased) -> ErasedPages:
-        """From what the replicas said."""
-        return cls(
-            kv_pages=erased.dropped,
-            kv_pages_in_use=erased.held,
-            replicas=len(erased.reached),
-            replicas_missed=len(erased.missed),
-        )
 
 
 class ConversationDeleted(Shape):

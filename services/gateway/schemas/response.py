@@ -9,6 +9,7 @@ import msgspec
 from cluster.protocol import Usage
 from services.conversations.records import TurnRequest
 from services.gateway.schemas.base import Shape
+from services.gateway.schemas.erased import ErasedPages
 from services.turns.events import TokenLogprob
 from services.turns.sampling import DEFAULTS
 
@@ -167,11 +168,12 @@ class Response(ResponseView):
 
 
 class ResponseDeleted(Shape):
-    """A response that is gone."""
+    """A response that is gone. ``erased`` speaks of all that it shares a beginning with."""
 
     id: str
     object: Literal["response"] = "response"
     deleted: Literal[True] = True
+    erased: ErasedPages
 
 
 class StreamEvent(Shape):

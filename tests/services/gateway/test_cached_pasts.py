@@ -22,8 +22,8 @@ from services.conversations.memory_store import MemoryConversationStore
 from services.gateway.app import create_app
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
-from services.turns.erasure import Eraser
 from services.turns.settings import ServedModel
+from tests.support.erasing import an_eraser
 from tests.support.gateway import MODEL, TENANT, make_deps, serving
 from tests.support.pasts import fed_tokens
 from tests.support.turn_kit import a_service, until
@@ -54,7 +54,7 @@ async def url(engine: EngineClient, keys: MemoryKeyStore) -> AsyncIterator[str]:
     )
     await backend.start()
     await turns.start()
-    deps = make_deps(turns=turns, store=store, eraser=Eraser(store, backend), authenticator=Authenticator(keys))
+    deps = make_deps(turns=turns, store=store, eraser=an_eraser(store, backend), authenticator=Authenticator(keys))
     async with serving(create_app(deps)) as url:
         yield url
     await turns.stop()

@@ -14,7 +14,7 @@ from services.conversations.memory_store import MemoryConversationStore
 from services.gateway.app import create_app
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
-from services.turns.erasure import Eraser
+from tests.support.erasing import an_eraser
 from tests.support.gateway import MODEL, TENANT, connected, make_deps
 
 ITEMS: list[Any] = [
@@ -64,7 +64,7 @@ async def test_a_deletion_says_what_became_of_the_cache() -> None:
     """Replicas that cannot be reached are counted and do not fail it."""
     backend, store = ScriptedBackend([], unreachable={"replica-b"}), MemoryConversationStore()
     _, key = await (keys := MemoryKeyStore()).create(TENANT, "test")
-    deps = make_deps(store=store, eraser=Eraser(store, backend), authenticator=Authenticator(keys))
+    deps = make_deps(store=store, eraser=an_eraser(store, backend), authenticator=Authenticator(keys))
     async with connected(create_app(deps), key) as client:
         made = (await client.post("/v1/conversations", json={})).json()
         deleted = await client.delete(f"/v1/conversations/{made['id']}")

@@ -170,7 +170,7 @@ async def test_a_store_away_for_a_minute_ends_its_turns():
 
 @pytest.mark.parametrize(
     ("verdict", "error"),
-    [(Verdict.LOST, TurnMovedError), (Verdict.GONE, TurnLostError)],
+    [(Verdict.LOST, TurnMovedError), (Verdict.GONE, NotFoundError)],
 )
 async def test_a_turn_that_is_not_ours_any_more_ends_at_once(verdict, error):
     """A stopped process that wakes up learns it from its first note and says nothing."""

@@ -325,7 +325,9 @@ async def test_a_cancel_seen_by_the_journal_ends_the_turn(kit):
     assert await state_of(kit, started.response_id) is TurnState.CANCELLED
 
 
-@pytest.mark.parametrize(("verdict", "code"), [(Verdict.LOST, "turn_moved"), (Verdict.GONE, "turn_lost")])
+@pytest.mark.parametrize(
+    ("verdict", "code"), [(Verdict.LOST, "turn_moved"), (Verdict.GONE, "not_found"), (Verdict.ABSENT, "turn_lost")]
+)
 async def test_a_turn_taken_by_another_owner_ends_here_without_a_write(kit, verdict, code):
     """The last event says where to look; the record belongs to somebody else."""
     kit.backend.gate.clear()
@@ -346,7 +348,7 @@ async def test_a_conversation_erased_in_mid_turn_ends_the_turn(kit):
     await anext(events)
     await kit.store.delete(TENANT, conversation)
     last = [event async for event in events][-1]
-    assert last.result.error_code == "turn_lost"
+    assert last.result.error_code == "not_found"
     with pytest.raises(NotFoundError):
         await line_of(kit, conversation)
 
