@@ -58,7 +58,7 @@ def delete(conversation: Id, tenant: TenantName, redis_url: RedisUrl = None, sta
     check_tenant_id(tenant)
     with_link(redis_url, state_dir, lambda link: _removal(link).conversation(tenant, conversation))
     typer.echo(f"Conversation {conversation} of tenant {tenant} is erased.")
-    typer.echo("Running replicas drop its pages of the KV cache within seconds.")
+    typer.echo("Running replicas drop its KV pages within seconds.")
 
 
 def _removal(link: RedisLink) -> Removal:

@@ -197,7 +197,7 @@ class TurnOwner:
         except StoreUnavailableError as error:
             ticket.fail(error)
             raise
-        _settle(reply, ticket, accepted.response_id)
+        _settle(reply, ticket, record.accepted.response_id)
         self.outbox.put([production.end(result, EventKind(state.value))])
         await record.look_no_more()
         return state.value

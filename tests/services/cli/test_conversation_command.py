@@ -9,9 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from cluster.protocol import Label
 from services.cli.main import main
-from services.conversations.records import Item
+from services.conversations import ids
+from services.conversations.erasures import Erasure
+from services.conversations.keys import ERASURES
+from services.conversations.records import Item, TurnState
+from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
+from services.queue.due import RedisDueIndex
+from services.queue.keys import BACKGROUND
+from services.queue.redis_queue import RedisQueue
+from services.turns.pin import conversation_key
+from tests.support.turns import a_begin
 from tests.support.valkey import ValkeyServer, running_valkey
 
 pytestmark = pytest.mark.valkey
@@ -94,10 +104,41 @@ def test_a_folder_that_is_not_there_is_one_sentence(run: Run, name: str, tmp_pat
 
 def test_a_deleted_conversation_is_gone(run: Run, name: str) -> None:
     """And said to be; a second deletion finds nothing."""
-    assert run("delete", name, "--tenant", "acme") == (0, f"Conversation {name} of tenant acme is erased.\n", "")
+    said = f"Conversation {name} of tenant acme is erased.\nRunning replicas drop its KV pages within seconds.\n"
+    assert run("delete", name, "--tenant", "acme") == (0, said, "")
     unknown = f"No conversation {name!r} was found."
     assert run("delete", name, "--tenant", "acme") == (2, "", unknown)
     assert run("export", name, "--tenant", "acme") == (2, "", unknown)
+
+
+def test_gateways_find_what_replicas_are_to_be_told(run: Run, server: ValkeyServer, name: str) -> None:
+    """The command reaches no replica; what it found nothing to erase of is not told."""
+    assert run("delete", ids.new_conversation(), "--tenant", "acme")[0] == 2
+    assert run("delete", name, "--tenant", "acme")[0] == 0
+
+    with server.client() as client:
+        (member,), (now_s, _) = client.zrange(ERASURES, 0, -1), client.time()
+    erasure = Erasure.parse(member.decode())
+    assert erasure.label == Label(tenant="acme", pin_key=conversation_key("acme", ids.conversation_root(name)))
+    assert now_s - 60 < erasure.erased_ms // 1000 <= now_s
+
+
+def test_nothing_points_to_turns_of_a_deleted_conversation(run: Run, server: ValkeyServer, name: str) -> None:
+    """A turn that waited is neither queued nor due."""
+    turn = ids.new_response(name)
+
+    async def wait() -> None:
+        link = RedisLink(server.url)
+        await RedisConversationStore(link).begin(a_begin(turn, state=TurnState.QUEUED))
+        await RedisQueue(link, BACKGROUND).publish("acme", turn)
+        await RedisDueIndex(link).add("acme", turn, in_s=60)
+        await link.close()
+
+    asyncio.run(wait())
+    assert run("delete", name, "--tenant", "acme")[0] == 0
+    with server.client() as client:
+        left = sorted(key.decode() for key in client.scan_iter())
+    assert [key.rpartition(":")[2] for key in left] == ["erasures", "gone"]
 
 
 @pytest.mark.parametrize("command", ["export", "delete"])
