@@ -13,10 +13,10 @@ import re
 import secrets
 import string
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, Unpack
 
 from cluster.errors import InvalidRequestError
-from services.tenants.share import DEFAULT, Share
+from services.tenants.share import DEFAULT, Share, ShareChange
 from services.tenants.tenant import check_tenant_id
 
 ID_CHARS: Final = 12
@@ -82,18 +82,19 @@ class KeyStore(Protocol):
         """The record of one key. Raises ConfigurationError where its tenant's share was spoilt by hand."""
         ...
 
-    async def set_share(self, tenant: str, *, weight: float | None = None, priority: int | None = None) -> Share:
-        """Set what is given (not None) of a tenant's share in one step; the rest stays. Returns all of it.
+    async def set_share(self, tenant: str, **change: Unpack[ShareChange]) -> Share:
+        """Change parts of a tenant's share in one step; the rest stays. Returns all of it.
 
         The tenant needs no key yet.
 
         Raises:
             InvalidRequestError: the id or a value is wrong, or nothing is given. Nothing was changed.
+            ConfigurationError: a part that was not changed was spoilt by hand.
         """
         ...
 
     async def shares(self) -> dict[str, Share]:
-        """The shares that were ever set, by tenant id; every other tenant has the default one."""
+        """What tenants were given, by their ids; every other tenant has the default share."""
         ...
 
     async def version(self) -> int:

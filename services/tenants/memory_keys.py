@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any, Unpack
 
 from cluster.errors import InvalidRequestError, NotFoundError
 from services.tenants.keys import KeyInfo, KeyRecord, make_key
-from services.tenants.share import DEFAULT, Share
+from services.tenants.share import Share, ShareChange, check_change, share_of
 from services.tenants.tenant import check_tenant_id
 
 
@@ -16,7 +17,7 @@ class MemoryKeyStore:
 
     def __init__(self) -> None:
         self._records: dict[str, KeyRecord] = {}
-        self._shares: dict[str, Share] = {}
+        self._parts: dict[str, dict[str, Any]] = {}  # of shares, by tenant id
         self._version = 0
 
     async def create(self, tenant: str, name: str) -> tuple[KeyInfo, str]:
@@ -49,19 +50,20 @@ class MemoryKeyStore:
     async def find(self, key_id: str) -> KeyRecord | None:
         """The record of one key, with its tenant's share."""
         record = self._records.get(key_id)
-        return record and replace(record, share=self._shares.get(record.info.tenant, DEFAULT))
+        return record and replace(record, share=share_of(self._parts.get(record.info.tenant, {})))
 
-    async def set_share(self, tenant: str, *, weight: float | None = None, priority: int | None = None) -> Share:
-        """Set what is given of a tenant's share. Raises InvalidRequestError."""
+    async def set_share(self, tenant: str, **change: Unpack[ShareChange]) -> Share:
+        """Change parts of a tenant's share. Raises InvalidRequestError."""
         check_tenant_id(tenant)
-        share = self._shares.get(tenant, DEFAULT).changed(weight=weight, priority=priority)
-        self._shares[tenant] = share
+        check_change(change)
+        parts: dict[str, Any] = {**self._parts.get(tenant, {}), **change}
+        self._parts[tenant] = {part: value for part, value in parts.items() if value is not None}
         self._version += 1
-        return share
+        return share_of(parts)
 
     async def shares(self) -> dict[str, Share]:
-        """The shares that were ever set, by tenant id."""
-        return dict(self._shares)
+        """What tenants were given, by their ids."""
+        return {tenant: share_of(parts) for tenant, parts in self._parts.items() if parts}
 
     async def version(self) -> int:
         """A number that differs after each change."""

@@ -7,23 +7,23 @@ counts ``version`` up in the same step; gateways watch that number, not the keys
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, Unpack
 
 import msgspec
 from redis.asyncio import Redis
 
 from cluster.errors import InvalidRequestError, NotFoundError
 from services.tenants.keys import KeyInfo, KeyRecord, make_key
-from services.tenants.share import DEFAULT, Share, decode_share, encode_share
+from services.tenants.share import PARTS, Share, ShareChange, check_change, decode_share
 from services.tenants.tenant import check_tenant_id
 
 RECORDS: Final = "c1:{keys}:records"  # hash: key id → msgpack of the key as made. No TTL
 REVOKED: Final = "c1:{keys}:revoked"  # hash: key id → unix seconds. No TTL
 VERSION: Final = "c1:{keys}:version"  # counter. No TTL
-TENANTS: Final = "c1:{keys}:tenants"  # hash: '<tenant>:weight' and '<tenant>:priority' → number as text. No TTL
+TENANTS: Final = "c1:{keys}:tenants"  # hash: '<tenant>:<part of its share>' → number as text. No TTL
 
 T = TypeVar("T")
 
@@ -51,11 +51,15 @@ redis.call('INCR', KEYS[3])
 return 'ok'
 """
 _SHARE: Final = """
--- ARGV 1 tenant, then pairs of field and value
--- Replies weight and priority as they are now
-redis.call('HSET', KEYS[4], unpack(ARGV, 2))
+-- ARGV 1 how many fields to change, then field and value ('' unsets it) of each, then the fields to reply
+-- Replies these as they are now
+local first = 2 + 2 * ARGV[1]
+for i = 2, first - 1, 2 do
+  if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[4], ARGV[i])
+  else redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+end
 redis.call('INCR', KEYS[3])
-return redis.call('HMGET', KEYS[4], ARGV[1] .. ':weight', ARGV[1] .. ':priority')
+return redis.call('HMGET', KEYS[4], unpack(ARGV, first))
 """
 
 
@@ -112,32 +116,29 @@ class RedisKeyStore:
         if blob is None:
             return None
         record = _record(key_id, blob, revoked)
-        return replace(record, share=decode_share(record.info.tenant, weight=share[0], priority=share[1]))
+        return replace(record, share=decode_share(record.info.tenant, dict(zip(PARTS, share, strict=True))))
 
     async def version(self) -> int:
         """A number that differs after each change."""
         return int(await self._link.call(_read_version) or 0)
 
-    async def set_share(self, tenant: str, *, weight: float | None = None, priority: int | None = None) -> Share:
-        """Set what is given of a tenant's share. Raises InvalidRequestError."""
+    async def set_share(self, tenant: str, **change: Unpack[ShareChange]) -> Share:
+        """Change parts of a tenant's share. Raises InvalidRequestError or ConfigurationError."""
         check_tenant_id(tenant)
-        DEFAULT.changed(weight=weight, priority=priority)  # only to refuse what is wrong
-        pairs = [(f"{tenant}:{name}", value) for name, value in encode_share(weight=weight, priority=priority).items()]
-        now = await self._run(_SHARE, [tenant, *chain.from_iterable(pairs)])
-        return decode_share(tenant, weight=now[0], priority=now[1])
+        check_change(change)
+        values = ["" if value is None else str(value) for value in change.values()]
+        pairs = chain.from_iterable(zip(_fields(tenant, change), values, strict=True))
+        now = await self._run(_SHARE, [str(len(change)), *pairs, *_fields(tenant, PARTS)])
+        return decode_share(tenant, dict(zip(PARTS, now, strict=True)))
 
     async def shares(self) -> dict[str, Share]:
-        """The shares that were ever set, by tenant id. Raises ConfigurationError."""
-        parts = await self._link.call(_read_shares)
-        tenants = sorted({field.decode().partition(":")[0] for field in parts})
-        return {
-            tenant: decode_share(
-                tenant,
-                weight=parts.get(f"{tenant}:weight".encode()),
-                priority=parts.get(f"{tenant}:priority".encode()),
-            )
-            for tenant in tenants
-        }
+        """What tenants were given, by their ids. Raises ConfigurationError."""
+        stored = await self._link.call(_read_shares)
+        given: dict[str, dict[str, bytes]] = {}
+        for field, value in sorted(stored.items()):
+            tenant, _, part = field.decode().partition(":")
+            given.setdefault(tenant, {})[part] = value
+        return {tenant: decode_share(tenant, parts) for tenant, parts in given.items()}
 
     async def _add(self, tenant: str, name: str, *, replaces: str) -> tuple[KeyInfo, str]:
         record, text = make_key(tenant, name, created_at=int(time.time()))
@@ -149,6 +150,11 @@ class RedisKeyStore:
 
     async def _run(self, script: str, args: Sequence[str | bytes]) -> Any:
         return await self._link.call(lambda redis: redis.eval(script, 4, RECORDS, REVOKED, VERSION, TENANTS, *args))
+
+
+def _fields(tenant: str, parts: Iterable[str]) -> list[str]:
+    """Where the parts of a tenant's share are, in ``TENANTS``."""
+    return [f"{tenant}:{part}" for part in parts]
 
 
 def _record(key_id: str, blob: bytes, revoked: bytes | None) -> KeyRecord:
@@ -173,7 +179,7 @@ async def _read_one(redis: Redis, key_id: str) -> Any:
         pipe.hget(REVOKED, key_id)
         blob, revoked = await pipe.execute()
     tenant = _decode(blob).tenant if blob else ""
-    return blob, revoked, await redis.hmget(TENANTS, [f"{tenant}:weight", f"{tenant}:priority"])
+    return blob, revoked, await redis.hmget(TENANTS, _fields(tenant, PARTS))
 
 
 async def _read_all(redis: Redis) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import InvalidRequestError, NotFoundError
 from services.tenants.keys import split_key
-from services.tenants.share import Share
+from services.tenants.share import PARTS, Share
 
 
 async def test_a_new_key_is_found_and_admits_its_secret_only(key_store):
@@ -133,6 +133,19 @@ async def test_a_share_is_changed_part_by_part(key_store):
     assert await key_store.shares() == {"acme": Share(weight=0.1, priority=1)}
 
 
+async def test_limits_and_times_are_given_and_taken_back(key_store):
+    """None is the cluster's again; a tenant with nothing left is listed no more."""
+    info, _ = await key_store.create("acme", "k")
+    given = {"history_ttl_days": 1.5, "resume_s": 0.0, "max_queued": 7}
+    share = await key_store.set_share("acme", weight=2, **given)
+    assert share == Share(weight=2.0, **given) == (await key_store.find(info.id)).share
+    assert await key_store.set_share("acme", resume_s=None, max_queued=9) == Share(
+        weight=2.0, history_ttl_days=1.5, max_queued=9
+    )
+    assert await key_store.set_share("acme", **dict.fromkeys(PARTS)) == Share()
+    assert ((await key_store.find(info.id)).share, await key_store.shares()) == (Share(), {})
+
+
 async def test_a_share_may_come_before_the_first_key(key_store):
     """An operator prepares a tenant; one id being the beginning of another confuses nothing."""
     await key_store.set_share("acme", weight=2)
@@ -150,6 +163,9 @@ async def test_a_share_may_come_before_the_first_key(key_store):
         ("acme", {"weight": float("nan")}, "weight"),
         ("acme", {"weight": 2.0, "priority": -1}, "priority"),
         ("acme", {"priority": 10}, "priority"),
+        ("acme", {"history_ttl_days": 0.5}, "history_ttl_days"),
+        ("acme", {"weight": None, "resume_s": 1801}, "resume_s"),
+        ("acme", {"max_queued": 0}, "max_queued"),
         ("acme", {}, "weight"),
         ("a:weight", {"weight": 2.0}, "tenant"),
     ],

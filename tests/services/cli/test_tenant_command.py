@@ -17,6 +17,7 @@ from tests.support.valkey import ValkeyServer, running_valkey
 pytestmark = pytest.mark.valkey
 
 Run = Callable[..., tuple[int, str]]
+LIMITS = "history_ttl_days default, resume_s default, max_queued default"
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,23 @@ def test_what_is_set_is_found_with_the_tenants_keys(run: Run, server: ValkeyServ
     key = new_key(run, "acme")
     assert run("tenant", "set", "acme", "--weight", "3", "--priority", "1") == (
         0,
-        "Tenant acme: weight 3, priority 1, keys that work: 1.",
+        f"Tenant acme: weight 3, priority 1, {LIMITS}, keys that work: 1.",
     )
     assert found_with(server, key) == Share(weight=3, priority=1)
 
 
+def test_limits_are_set_and_taken_back(run: Run, server: ValkeyServer) -> None:
+    """``default`` is what the cluster has."""
+    key = new_key(run, "acme")
+    _, told = run("tenant", "set", "acme", "--history-ttl-days", "2.5", "--resume-s", "0", "--max-queued", "1000000")
+    assert "history_ttl_days 2.5, resume_s 0, max_queued 1000000, keys" in told
+    assert found_with(server, key) == Share(history_ttl_days=2.5, resume_s=0, max_queued=1_000_000)
+    run("tenant", "set", "acme", "--resume-s", "default", "--max-queued", "3")
+    assert found_with(server, key) == Share(history_ttl_days=2.5, max_queued=3)
+
+
 def test_what_is_not_given_stays(run: Run, server: ValkeyServer) -> None:
-    """Weight and class are set each for itself."""
+    """Each part is set for itself."""
     key = new_key(run, "acme")
     run("tenant", "set", "acme", "--weight", "0.25")
     run("tenant", "set", "acme", "--priority", "2")
@@ -89,7 +100,10 @@ def test_a_tenant_that_was_given_nothing_shows_the_defaults(run: Run) -> None:
     """Its revoked keys are not counted."""
     key = new_key(run, "acme")
     run("key", "revoke", key[3:15])
-    assert run("tenant", "show", "acme") == (0, "Tenant acme: weight 1, priority 0, keys that work: 0.")
+    assert run("tenant", "show", "acme") == (
+        0,
+        f"Tenant acme: weight 1, priority 0, {LIMITS}, keys that work: 0.",
+    )
 
 
 def test_a_tenant_that_nobody_made_is_an_error(run: Run) -> None:
@@ -100,20 +114,24 @@ def test_a_tenant_that_nobody_made_is_an_error(run: Run) -> None:
 def test_the_list_has_tenants_with_keys_and_with_shares(run: Run) -> None:
     """One prepared before its first key, too; by name."""
     new_key(run, "beta")
-    run("tenant", "set", "acme", "--weight", "2.5")
+    run("tenant", "set", "acme", "--weight", "2.5", "--max-queued", "7")
     status, told = run("tenant", "list")
     cells = [cell for cell in told.replace("│", " ").split() if cell[0].isalnum()]
     assert status == 0
-    assert cells[-8:] == ["acme", "2.5", "0", "0", "beta", "1", "0", "1"]
+    assert cells[-14:-7] == ["acme", "2.5", "0", "default", "default", "7", "0"]
+    assert cells[-7:] == ["beta", "1", "0", "default", "default", "default", "1"]
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["acme"], "Give a weight, a priority or both."),
+        (["acme"], "Give at least one of weight, priority, history_ttl_days, resume_s, max_queued."),
         (["acme", "--weight", "0"], "A tenant's weight is 0.01 to 1000, not 0."),
         (["acme", "--weight", "nan"], "A tenant's weight is 0.01 to 1000, not nan."),
-        (["acme", "--priority", "10"], "A tenant's priority is a class from 0 (first) to 9 (last), not 10."),
+        (["acme", "--priority", "10"], "A tenant's priority is a whole number from 0 to 9, not 10."),
+        (["acme", "--history-ttl-days", "week"], "A tenant's history_ttl_days is 1 to 3650, not week."),
+        (["acme", "--resume-s", "-1"], "A tenant's resume_s is 0 to 1800, not -1."),
+        (["acme", "--max-queued", "0"], "A tenant's max_queued is a whole number from 1 to 1000000, not 0."),
         (["Acme", "--weight", "2"], "A tenant id is 1 to 32 of a-z, 0-9 and '-'."),
     ],
 )
@@ -125,12 +143,13 @@ def test_a_wrong_share_is_one_sentence_and_changes_nothing(run: Run, args: list[
 
 def test_a_share_that_was_spoilt_by_hand_says_how_to_repair_it(run: Run, server: ValkeyServer) -> None:
     """And that does repair it."""
+    key = new_key(run, "acme")
     with server.client() as client:
         client.hset(TENANTS, "acme:weight", "heavy")
     status, told = run("tenant", "list")
-    assert (status, "`chatglm-cluster tenant set acme --weight 1 --priority 0`" in told) == (2, True)
-    assert run("tenant", "set", "acme", "--weight", "1", "--priority", "0")[0] == 0
-    assert run("tenant", "show", "acme") == (0, "Tenant acme: weight 1, priority 0, keys that work: 0.")
+    assert (status, "`chatglm-cluster tenant set acme --weight default`" in told) == (2, True)
+    assert run("tenant", "set", "acme", "--weight", "default")[0] == 0
+    assert found_with(server, key) == Share()
 
 
 def test_keys_are_listed_rotated_and_revoked(run: Run, server: ValkeyServer) -> None:
