@@ -27,8 +27,13 @@ class ItemStore(Protocol):
     A conversation that is unknown, hidden or another tenant's is NotFoundError for all that take one.
     """
 
-    async def create(self, tenant: str, *, metadata: Mapping[str, str], items: Sequence[Item] = ()) -> Conversation:
-        """Make a conversation; item ids are assigned here when empty."""
+    async def create(
+        self, tenant: str, *, metadata: Mapping[str, str], items: Sequence[Item] = (), ttl_s: int | None = None
+    ) -> Conversation:
+        """Make a conversation; item ids are assigned here when empty.
+
+        ``ttl_s``: how long it lives after its last change, until a turn begins with another; None: as the store has it.
+        """
         ...
 
     async def conversation(self, tenant: str, conversation: str) -> Conversation:

@@ -65,7 +65,10 @@ class Keys:
         return cls(tenant, root), part
 
     def line(self, name: str = MAIN_LINE) -> str:
-        """Hash: ver, active, fence, created, meta, hint, hidden (no conversation of a caller's). History TTL."""
+        """Hash: ver, active, fence, created, meta, hint, hidden (no conversation of a caller's), ttl. History TTL.
+
+        That TTL is the field ``ttl`` (s), which the latest begin has set, or the store's where there is none.
+        """
         return self._named(f"line:{name}")
 
     def items(self, name: str = MAIN_LINE) -> str:
@@ -74,12 +77,12 @@ class Keys:
 
     @property
     def item(self) -> str:
-        """Hash: item id → msgpack Item. Shared by all lines of the root. History TTL."""
+        """Hash: item id → msgpack Item. Shared by all lines of the root, and lives as long as the last."""
         return self._named("item")
 
     @property
     def index(self) -> str:
-        """Set of the root's lines and turns, for erasure. History TTL."""
+        """Set of the root's lines and turns, for erasure. Lives as long as the last of them."""
         return self._named("ix")
 
     @property

@@ -24,7 +24,12 @@ class LineState:
     active: str = ""
     fence: int = 0
     hint: Hint | None = None
+    ttl_s: int | None = None  # its own
     items: list[str] = field(default_factory=list)
+
+    def life_s(self, ttl_s: float) -> float:
+        """How long it lives after its last turn or change; ``ttl_s`` where it has no time of its own."""
+        return ttl_s if self.ttl_s is None else self.ttl_s
 
     @property
     def last(self) -> str:

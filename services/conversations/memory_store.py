@@ -44,7 +44,7 @@ class MemoryConversationStore:
     """See ``ConversationStore``.
 
     Args:
-        history_ttl_s: seconds a conversation lives after its last turn or change.
+        history_ttl_s: seconds a conversation without a time of its own lives after its last turn or change.
         max_items: a conversation takes no more items than this from its caller; turns go on.
         clock: unix seconds; tests hand in their own.
     """
@@ -62,14 +62,16 @@ class MemoryConversationStore:
         self._roots: dict[Keys, RootState] = {}
         self._reservations: dict[str, tuple[float, Reservation]] = {}  # until when
 
-    async def create(self, tenant: str, *, metadata: Mapping[str, str], items: Sequence[Item] = ()) -> Conversation:
+    async def create(
+        self, tenant: str, *, metadata: Mapping[str, str], items: Sequence[Item] = (), ttl_s: int | None = None
+    ) -> Conversation:
         """Make a conversation; item ids are assigned here when empty."""
         name = ids.new_conversation()
         root = self._root(Keys.of_conversation(tenant, name))
-        line = root.lines[MAIN_LINE] = memory_turns.new_line(name, metadata, self._clock(), self._history_ttl_s)
-        line.is_hidden = False
+        line = root.lines[MAIN_LINE] = memory_turns.new_line(name, metadata, self._clock())
+        line.is_hidden, line.ttl_s = False, ttl_s
         memory_turns.append(root, line, name_items(items, name))
-        return line.conversation
+        return self._renewed(line)
 
     async def conversation(self, tenant: str, conversation: str) -> Conversation:
         """Raises NotFoundError."""
@@ -259,7 +261,7 @@ class MemoryConversationStore:
 
     def _renewed(self, line: LineState) -> Conversation:
         """The conversation, whose time begins anew."""
-        line.expires_at = self._clock() + self._history_ttl_s
+        line.expires_at = self._clock() + line.life_s(self._history_ttl_s)
         return line.conversation
 
     def _turn(self, tenant: str, turn: str) -> tuple[RootState, TurnEntry]:

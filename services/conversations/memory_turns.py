@@ -1,6 +1,6 @@
 """The scripts on one turn, in memory: each function is one of ``scripts.turns``, on one root's state.
 
-``now`` is unix seconds, ``ttl_s`` what a history lives behind its last turn.
+``now`` is unix seconds, ``ttl_s`` what a line without a time of its own lives behind its last turn.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from services.conversations.records import Conversation, Item, TurnState
 from services.conversations.store import Begin, Commit, Note, Reply, Tail, Tailed, Verdict
 
 
-def new_line(conversation: str, metadata: Mapping[str, str], now: float, ttl_s: float) -> LineState:
-    """A line at version 0."""
+def new_line(conversation: str, metadata: Mapping[str, str], now: float) -> LineState:
+    """A line at version 0, to be renewed."""
     head = Conversation(id=conversation, created_at=int(now), metadata=dict(metadata))
-    return LineState(conversation=head, expires_at=now + ttl_s)
+    return LineState(conversation=head, expires_at=now)
 
 
 def append(root: RootState, line: LineState, items: Sequence[Item]) -> None:
@@ -95,11 +95,12 @@ def commit(root: RootState, entry: TurnEntry, commit: Commit, now: float, ttl_s:
         return Reply(Verdict.ABSENT)
     if line.version != commit.base_version or line.active != commit.turn:
         return Reply(Verdict.LOST)
-    line.active, line.expires_at, line.hint = "", now + ttl_s, commit.hint or line.hint
+    life_s = line.life_s(ttl_s)
+    line.active, line.expires_at, line.hint = "", now + life_s, commit.hint or line.hint
     if commit.items:
         append(root, line, commit.items)
         line.version += 1
-    _finish(entry, line, commit, now, ttl_s)
+    _finish(entry, line, commit, now, life_s)
     return Reply(Verdict.OK, value=line.version)
 
 
@@ -114,6 +115,7 @@ def cancel(root: RootState, entry: TurnEntry, now: float, ttl_s: float) -> TurnS
     if line is not None:
         line.active = "" if line.active == entry.id else line.active
         entry.version, entry.last = line.version, line.last
+        ttl_s = line.life_s(ttl_s)
     entry.state, entry.owner, entry.finish = TurnState.CANCELLED, "", FinishReason.ABORTED
     entry.ended_at, entry.expires_at = int(now), now + ttl_s
     return entry.state
@@ -190,7 +192,7 @@ def _begin_line(root: RootState, begin: Begin, now: float, ttl_s: float) -> Repl
     shared = _shared(root, begin)
     if shared is None:
         return Reply(Verdict.ABSENT)
-    line = root.lines[begin.line] = new_line(begin.conversation, {}, now, ttl_s)
+    line = root.lines[begin.line] = new_line(begin.conversation, {}, now)
     line.items += shared
     return _accept(root, line, begin, now, ttl_s)
 
@@ -200,7 +202,8 @@ def _accept(root: RootState, line: LineState, begin: Begin, now: float, ttl_s: f
         return Reply(Verdict.VERSION, value=line.version)
     line.fence += 1
     life_s = begin.deadline_s + TURN_SPARE_S
-    line.active, line.expires_at = begin.turn, now + max(ttl_s, life_s)
+    line.active, line.ttl_s = begin.turn, begin.ttl_s
+    line.expires_at = now + max(line.life_s(ttl_s), life_s)
     root.turns[begin.turn] = TurnEntry(
         id=begin.turn,
         line=begin.line,
@@ -217,14 +220,14 @@ def _accept(root: RootState, line: LineState, begin: Begin, now: float, ttl_s: f
     return Reply(Verdict.OK, value=line.fence)
 
 
-def _finish(entry: TurnEntry, line: LineState, commit: Commit, now: float, ttl_s: float) -> None:
+def _finish(entry: TurnEntry, line: LineState, commit: Commit, now: float, life_s: float) -> None:
     answer = answer_of(commit.items)
     entry.state, entry.version, entry.last = commit.state, line.version, line.last
     entry.finish, entry.usage, entry.until = commit.finish, dict(commit.usage), 0.0
     entry.error_code, entry.error_message = commit.error_code, commit.error_message
     entry.ids, entry.logprobs = list(commit.ids), list(commit.logprobs)
     entry.answer = answer.id if answer else ""
-    entry.ended_at, entry.expires_at = int(now), now + ttl_s
+    entry.ended_at, entry.expires_at = int(now), now + life_s
     if commit.items:
         entry.inputs = [item.id for item in commit.items if item is not answer]
         entry.request = msgspec.structs.replace(entry.request, input=[])

@@ -28,9 +28,12 @@ _LAST_TURN: Final = 2  # ERASE_TURN: nothing else is left
 _MAX_LOOKS: Final = 4  # a line cannot change its active turn more often within one call, short of a stampede
 
 
-def create_args(metadata: Mapping[str, str], items: Sequence[Item], history_ttl_s: int) -> list[Arg]:
+def create_args(
+    metadata: Mapping[str, str], items: Sequence[Item], history_ttl_s: int, ttl_s: int | None = None
+) -> list[Arg]:
     """ARGV of CREATE."""
-    return [codec.encode(dict(metadata)), history_ttl_s, _LINE_MEMBER + MAIN_LINE, *item_args(items)]
+    member = _LINE_MEMBER + MAIN_LINE
+    return [codec.encode(dict(metadata)), history_ttl_s, member, _own(ttl_s), *item_args(items)]
 
 
 def release_call(keys: Keys, part: str, owner: str, state: str) -> Call:
@@ -239,12 +242,18 @@ def _begin_args(begin: Begin, part: str, seen: str, history_ttl_s: int) -> list[
         begin.line,
         codec.encode(begin.request.input),
         begin.fork.last if begin.fork else "",
+        _own(begin.ttl_s),
     ]
 
 
 def item_args(items: Sequence[Item]) -> list[Arg]:
     """Ids and blobs by turns."""
     return [arg for item in items for arg in (item.id, codec.encode(item))]
+
+
+def _own(ttl_s: int | None) -> Arg:
+    """A line's own history ttl; '' where it has none."""
+    return "" if ttl_s is None else ttl_s
 
 
 def _ms(seconds: float) -> int:

@@ -35,7 +35,7 @@ class RedisConversationStore:
 
     Args:
         source: a URL, a client, or a link shared with other stores (which then stays open on ``close``).
-        history_ttl_s: seconds a conversation lives after its last turn or change.
+        history_ttl_s: seconds a conversation without a time of its own lives after its last turn or change.
         max_items: a conversation takes no more items than this from its caller; turns go on.
     """
 
@@ -47,11 +47,13 @@ class RedisConversationStore:
         self._history_ttl_s = history_ttl_s
         self._max_items = max_items
 
-    async def create(self, tenant: str, *, metadata: Mapping[str, str], items: Sequence[Item] = ()) -> Conversation:
+    async def create(
+        self, tenant: str, *, metadata: Mapping[str, str], items: Sequence[Item] = (), ttl_s: int | None = None
+    ) -> Conversation:
         """Make a conversation; item ids are assigned here when empty."""
         name = ids.new_conversation()
         keys = Keys.of_conversation(tenant, name)
-        args = redis_calls.create_args(metadata, name_items(items, name), self._history_ttl_s)
+        args = redis_calls.create_args(metadata, name_items(items, name), self._history_ttl_s, ttl_s)
         names = [keys.line(), keys.items(), keys.item, keys.index]
         created = await self._link.call(lambda redis: lines.CREATE.run(redis, names, args))
         return Conversation(id=name, created_at=created, metadata=dict(metadata))

@@ -76,6 +76,7 @@ class Begin:
     line: str = MAIN_LINE
     fork: Fork | None = None  # what the new line begins with
     state: TurnState = TurnState.RUNNING
+    ttl_s: int | None = None  # how long the line lives after its last turn or change, from now on; None: the store's
 
 
 @dataclass(frozen=True, slots=True)

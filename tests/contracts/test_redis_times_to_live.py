@@ -6,16 +6,17 @@ import pytest
 from redis.asyncio import Redis
 
 from services.conversations import ids
-from services.conversations.keys import Keys
+from services.conversations.keys import MAIN_LINE, Keys
 from services.conversations.records import Item, TurnState
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.scripts import lines
-from services.conversations.store import Reply, Tail, Verdict
+from services.conversations.store import Fork, Reply, Tail, Verdict
 from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
 
 pytestmark = pytest.mark.valkey
 HISTORY_TTL_S = 5000
 DAY_S = 86_400
+LONG_S = 60 * DAY_S
 
 
 @pytest.fixture
@@ -54,9 +55,24 @@ async def test_a_committed_turn_lives_as_long_as_history(store, redis, turn):
     """All but the journal, whose ids are in the record now."""
     await store.commit(a_commit(turn))
     keys, part = Keys.of_turn(TENANT, turn)
-    for key in [keys.line(), keys.items(), keys.item, keys.index, keys.turn(part)]:
+    for key in [keys.line(), keys.items(), keys.turn(part)]:
         assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
     assert redis.exists(keys.journal(part)) == 0
+
+
+async def test_what_branches_share_lives_as_long_as_the_last_of_them(store, redis, turn):
+    """One with a short time of its own takes nothing from the others."""
+    root = ids.conversation_of(turn)
+    keys, _ = Keys.of_turn(TENANT, turn)
+    shared, branch = [keys.item, keys.index], ids.new_response(root)
+    await store.commit(a_commit(turn))
+    for key in shared:
+        redis.expire(key, LONG_S)
+    await store.begin(a_begin(branch, new_line=True, line="branch", fork=Fork(MAIN_LINE, ""), ttl_s=50))
+    await store.commit(a_commit(branch, line="branch"))
+    assert [redis.ttl(key) for key in shared] == [pytest.approx(LONG_S, abs=30)] * 2
+    assert redis.ttl(keys.line()) == pytest.approx(HISTORY_TTL_S, abs=30)
+    assert [redis.ttl(key) for key in (keys.line("branch"), keys.items("branch"))] == [pytest.approx(50, abs=30)] * 2
 
 
 async def test_begin_renews_the_history(store, redis, turn):
@@ -90,6 +106,48 @@ async def test_a_change_renews_the_history(store, redis, turn, change):
     for key in names:
         assert redis.ttl(key) == pytest.approx(HISTORY_TTL_S, abs=30)
     assert redis.ttl(keys.gone) == (pytest.approx(DAY_S, abs=30) if redis.exists(keys.gone) else -2)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+async def test_a_line_of_its_own_time_keeps_it(store, redis, turn, change):
+    """Whoever commits or changes it need not know whose it is: its last begin has said."""
+    root = ids.conversation_of(turn)
+    await store.commit(a_commit(turn))
+    later = ids.new_response(root)
+    await store.begin(a_begin(later, base_version=1, ttl_s=LONG_S))
+    keys, part = Keys.of_turn(TENANT, later)
+    assert redis.ttl(keys.line()) == pytest.approx(LONG_S, abs=30)
+    names = [keys.line(), keys.items(), keys.item, keys.index]
+    item = (await store.load(TENANT, root)).items[0].id
+    for step in (store.commit(a_commit(later, base_version=1)), change(store, root, item)):
+        for key in names:
+            redis.expire(key, 50)
+        await step
+        assert [redis.ttl(key) for key in names] == [pytest.approx(LONG_S, abs=30)] * 4
+    assert redis.ttl(keys.turn(part)) == pytest.approx(LONG_S, abs=30)
+
+
+async def test_the_last_begin_says_how_long_a_line_lives(store, redis):
+    """What its maker said holds until then; a begin that says nothing gives it the store's time again."""
+    made = await store.create(TENANT, metadata={}, ttl_s=LONG_S)
+    line = Keys.of_conversation(TENANT, made.id).line()
+    lives = [redis.ttl(line)]
+    for version, ttl_s in enumerate([None, 2 * LONG_S]):
+        turn = ids.new_response(made.id)
+        await store.begin(a_begin(turn, base_version=version, ttl_s=ttl_s))
+        await store.commit(a_commit(turn, base_version=version))
+        lives.append(redis.ttl(line))
+    assert lives == [pytest.approx(life, abs=30) for life in (LONG_S, HISTORY_TTL_S, 2 * LONG_S)]
+
+
+async def test_a_turn_that_is_cancelled_unbegun_lives_as_long_as_its_line(store, redis):
+    """By the line's own time where it has one."""
+    made = await store.create(TENANT, metadata={})
+    turn = ids.new_response(made.id)
+    await store.begin(a_begin(turn, state=TurnState.QUEUED, ttl_s=LONG_S))
+    await store.cancel(TENANT, turn)
+    keys, part = Keys.of_turn(TENANT, turn)
+    assert redis.ttl(keys.turn(part)) == pytest.approx(LONG_S, abs=30)
 
 
 async def test_items_change_once_the_active_record_is_gone(store, redis, turn):

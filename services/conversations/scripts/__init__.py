@@ -29,6 +29,19 @@ local function erased(gone, name)
 end
 """
 
+RENEW: Final = """
+-- A line and its items live for so many ms from now on. What its branches share lives as long as the last of them, for
+-- a line that is not used keeps the time that it was given.
+local function renew(ms, line, items, item, ix)
+  redis.call('PEXPIRE', line, ms)
+  redis.call('PEXPIRE', items, ms)
+  for _, key in ipairs({item, ix}) do
+    -- GT passes over a key that has no end yet.
+    if redis.call('PEXPIRE', key, ms, 'GT') == 0 then redis.call('PEXPIRE', key, ms, 'NX') end
+  end
+end
+"""
+
 
 Arg = str | int | bytes
 Call = tuple[Sequence[str], Sequence[Arg]]  # KEYS and ARGV

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.conversations.scripts import Script
+from services.conversations.scripts import RENEW, Script
 
 # A record that is gone altogether (a crash, then its TTL) no longer holds the line, as in BEGIN.
 _HELD: Final = """
@@ -86,14 +86,16 @@ return {'ok', redis.call('HMGET', KEYS[2], unpack(ARGV))}
 
 APPEND: Final = Script(
     _HELD
+    + RENEW
     + """
 -- Put items at a conversation's end. Their ids are drawn for this very call: when the first one is known, or was
 -- deleted since, the call is sent again.
 -- KEYS 1 line, 2 items, 3 item, 4 ix, 5 gone, 6 record of the turn named by ARGV 1
--- ARGV 1 turn id last seen active (or ''), 2 history ttl (s), 3 most items, then item id, blob, ...
+-- ARGV 1 turn id last seen active (or ''), 2 history ttl (s) of a line without its own, 3 most items, then item id,
+--      blob, ...
 -- Replies {'ok'}, {'absent'}, {'full', items held}, {'busy', 0, turn}; {'look', 0, turn} when the line is active with
 --      another turn than ARGV 1: call again with that turn's key
-local line = redis.call('HMGET', KEYS[1], 'active', 'hidden')
+local line = redis.call('HMGET', KEYS[1], 'active', 'hidden', 'ttl')
 if not line[1] or line[2] then return {'absent'} end
 if redis.call('HEXISTS', KEYS[3], ARGV[4]) == 1 then return {'ok'} end
 if redis.call('SISMEMBER', KEYS[5], 'item:' .. ARGV[4]) == 1 then return {'ok'} end
@@ -106,24 +108,25 @@ for i = 4, #ARGV, 2 do
   redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
 redis.call('HINCRBY', KEYS[1], 'ver', 1)
-for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+renew((line[3] or ARGV[2]) * 1000, KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 return {'ok'}
 """
 )
 
 DELETE: Final = Script(
     _HELD
+    + RENEW
     + """
 -- Take one item out of a conversation, and the ids of an answer out of its turn's record, for they are the same text.
 -- Branches that share the item skip it from now on. Deleting comes first because a
 -- server out of memory refuses SADD unless the script has already written.
 -- KEYS 1 line, 2 items, 3 item, 4 ix, 5 gone, 6 record of the turn named by ARGV 1, 7 record of the turn that wrote the
 --      item (or any key that is no such record)
--- ARGV 1 turn id last seen active (or ''), 2 history ttl (s), 3 tombstone ttl (s), 4 random name of this deletion (so
---      that it, sent again, knows its own work), 5 item id
+-- ARGV 1 turn id last seen active (or ''), 2 history ttl (s) of a line without its own, 3 tombstone ttl (s), 4 random
+--      name of this deletion (so that it, sent again, knows its own work), 5 item id
 -- Replies {'ok', created, meta}, {'absent'}, {'unknown'} (no such item), {'busy', 0, turn} or {'look', 0, turn}, see
 --      APPEND
-local line = redis.call('HMGET', KEYS[1], 'active', 'hidden', 'created', 'meta')
+local line = redis.call('HMGET', KEYS[1], 'active', 'hidden', 'created', 'meta', 'ttl')
 if not line[1] or line[2] then return {'absent'} end
 if redis.call('SISMEMBER', KEYS[5], ARGV[4]) == 1 then return {'ok', tonumber(line[3]), line[4]} end
 if not redis.call('LPOS', KEYS[2], ARGV[5]) then return {'unknown'} end
@@ -135,7 +138,7 @@ if redis.call('HGET', KEYS[7], 'answer') == ARGV[5] then redis.call('HDEL', KEYS
 redis.call('SADD', KEYS[5], ARGV[4], 'item:' .. ARGV[5])
 redis.call('EXPIRE', KEYS[5], ARGV[3])
 redis.call('HINCRBY', KEYS[1], 'ver', 1)
-for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+renew((line[5] or ARGV[2]) * 1000, KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 return {'ok', tonumber(line[3]), line[4]}
 """
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.conversations.scripts import Script
+from services.conversations.scripts import RENEW, Script
 
 # Lua's stack bounds unpack(), so long lists are read in slices.
 _BLOBS: Final = """
@@ -17,23 +17,27 @@ local function append_blobs(reply, key, names)
 end
 """
 
-CREATE: Final = Script("""
+CREATE: Final = Script(
+    RENEW
+    + """
 -- Make a line with its first items. The root is random: a line that is there already was made by this very call.
 -- KEYS 1 line, 2 items, 3 item, 4 ix
--- ARGV 1 metadata, 2 history ttl (s), 3 ix member, then item id, blob, ...
+-- ARGV 1 metadata, 2 history ttl (s), 3 ix member, 4 the line's own history ttl (s) or '', then item id, blob, ...
 -- Replies created (unix s)
 local created = redis.call('HGET', KEYS[1], 'created')
 if created then return tonumber(created) end
 created = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[1], 'ver', 0, 'active', '', 'fence', 0, 'created', created, 'meta', ARGV[1])
-for i = 4, #ARGV, 2 do
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'ttl', ARGV[4]) end
+for i = 5, #ARGV, 2 do
   redis.call('RPUSH', KEYS[2], ARGV[i])
   redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
 redis.call('SADD', KEYS[4], ARGV[3])
-for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+renew((ARGV[4] ~= '' and ARGV[4] or ARGV[2]) * 1000, KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 return created
-""")
+"""
+)
 
 LOAD: Final = Script(
     _BLOBS
@@ -69,17 +73,20 @@ return append_blobs(head, KEYS[3], redis.call('LRANGE', KEYS[2], first, last))
 """
 )
 
-METADATA: Final = Script("""
+METADATA: Final = Script(
+    RENEW
+    + """
 -- Replace a conversation's metadata, whatever it is busy with.
 -- KEYS 1 line, 2 items, 3 item, 4 ix
--- ARGV 1 metadata, 2 history ttl (s)
+-- ARGV 1 metadata, 2 history ttl (s) of a line without its own
 -- Replies {'absent'} or {'ok', created}
-local head = redis.call('HMGET', KEYS[1], 'created', 'hidden')
+local head = redis.call('HMGET', KEYS[1], 'created', 'hidden', 'ttl')
 if not head[1] or head[2] then return {'absent'} end
 redis.call('HSET', KEYS[1], 'meta', ARGV[1])
-for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+renew((head[3] or ARGV[2]) * 1000, KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 return {'ok', tonumber(head[1])}
-""")
+"""
+)
 
 ERASE: Final = Script("""
 -- Erase what somebody made as a conversation, and leave a tombstone: nothing further can begin. What the caller has

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.conversations.scripts import ERASED, NOW_MS, Script
+from services.conversations.scripts import ERASED, NOW_MS, RENEW, Script
 
 BEGIN: Final = Script(
     NOW_MS
     + ERASED
+    + RENEW
     + """
 -- Accept a turn and make it its line's active one. A new line may begin as a branch of another.
 -- KEYS 1 line, 2 turn, 3 ix, 4 gone, 5 items, 6 item, 7 record of the turn named by ARGV 2, 8 items of the line that
@@ -21,7 +22,8 @@ BEGIN: Final = Script(
 -- ARGV 1 turn id, 2 turn id last seen active (or ''), 3 owner, 4 base version, 5 lease (ms), 6 deadline (ms from now),
 --      7 request, 8 '1' to make the line, 9 history ttl (s), 10 record's spare time behind its deadline (ms),
 --      11 empty metadata, 12 and 13 ix members of line and turn, 14 state (running or queued), 15 line's name,
---      16 input, 17 id of the last item that a branch shares (or '')
+--      16 input, 17 id of the last item that a branch shares (or ''), 18 the line's own history ttl (s) from now on
+--      (or '')
 -- Replies {ok, fence}, {exists}, {busy, 0, turn}, {expired, ms since, turn}, {version, ver}, {absent} (of a branch:
 --      what it leaves is gone), {gone};
 --      {look, 0, turn} when the line is active with another turn than ARGV 2: call again with that turn's key
@@ -67,14 +69,15 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('HSET', KEYS[1], 'active', ARGV[1])
+if ARGV[18] ~= '' then redis.call('HSET', KEYS[1], 'ttl', ARGV[18]) else redis.call('HDEL', KEYS[1], 'ttl') end
 redis.call('HSET', KEYS[2], 'state', ARGV[14], 'req', ARGV[7], 'input', ARGV[16], 'base', ARGV[4], 'owner', ARGV[3],
   'fence', fence, 'until', ARGV[14] == 'running' and now + ARGV[5] or 0, 'deadline', now + ARGV[6], 'n', 0,
   'created', math.floor(now / 1000), 'line', ARGV[15])
 redis.call('PEXPIREAT', KEYS[2], now + ARGV[6] + ARGV[10])
 redis.call('SADD', KEYS[3], ARGV[12], ARGV[13])
 -- Whoever takes the turn over later must still find its line.
-local life = math.max(ARGV[9] * 1000, ARGV[6] + ARGV[10])
-for _, key in ipairs({KEYS[1], KEYS[3], KEYS[5], KEYS[6]}) do redis.call('PEXPIRE', key, life) end
+local ttl = ARGV[18] ~= '' and ARGV[18] or ARGV[9]
+renew(math.max(ttl * 1000, ARGV[6] + ARGV[10]), KEYS[1], KEYS[5], KEYS[6], KEYS[3])
 return {'ok', fence}
 """
 )
@@ -162,13 +165,14 @@ return {'ok', held, '', turn[5] and 1 or 0, seen}
 COMMIT: Final = Script(
     NOW_MS
     + ERASED
+    + RENEW
     + """
 -- End a turn: append its items to the line, free the line, make the record immutable. The journal goes: what it held is
 -- in the record now, which lets its input go where the line has it.
 -- KEYS 1 turn, 2 line, 3 items, 4 item, 5 journal, 6 gone, 7 ix
 -- ARGV 1 owner, 2 state, 3 base version, 4 total ids, 5 end (finish, usage, error, ids of its input), 6 hint or '',
---      7 history ttl (s), 8 all ids or '' (the answer has them), 9 turn id, 10 ix member of the turn, 11 id of the
---      answer item or '', 12 log probabilities or '', then item id, blob, ...
+--      7 history ttl (s) of a line without its own, 8 all ids or '' (the answer has them), 9 turn id, 10 ix member of
+--      the turn, 11 id of the answer item or '', 12 log probabilities or '', then item id, blob, ...
 -- Replies {ok, ver}, {done, ver}, {lost}, {absent}, {gone}
 if erased(KEYS[6], ARGV[10]) then return {'gone'} end
 local turn = redis.call('HMGET', KEYS[1], 'owner', 'until', 'ended', 'ver')
@@ -176,7 +180,7 @@ if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] then return {'lost'} end
 if turn[3] then return {'done', tonumber(turn[4])} end
 if turn[2] == '0' then return {'lost'} end
-local line = redis.call('HMGET', KEYS[2], 'ver', 'active')
+local line = redis.call('HMGET', KEYS[2], 'ver', 'active', 'ttl')
 if not line[1] then return {'absent'} end
 -- Cannot differ while this turn is active, unless the server lost writes (a failover): then the line is not ours.
 if line[1] ~= ARGV[3] or line[2] ~= ARGV[9] then return {'lost'} end
@@ -199,7 +203,9 @@ if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'lp', ARGV[12]) end
 if #ARGV > 12 then redis.call('HDEL', KEYS[1], 'input') end
 redis.call('HDEL', KEYS[1], 'deadline', 'seen')
 redis.call('UNLINK', KEYS[5])
-for _, key in ipairs({KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]}) do redis.call('EXPIRE', key, ARGV[7]) end
+local life = (line[3] or ARGV[7]) * 1000
+redis.call('PEXPIRE', KEYS[1], life)
+renew(life, KEYS[2], KEYS[3], KEYS[4], KEYS[7])
 return {'ok', version}
 """
 )
@@ -210,7 +216,7 @@ CANCEL: Final = Script(
 -- Ask to end a turn. One that waits and holds nothing ends here. Any other is ended by its owner, who hears of it with
 -- his next note, or by the next one: only an owner can put what it holds on its line.
 -- KEYS 1 turn, 2 line, 3 items
--- ARGV 1 turn id, 2 history ttl (s), 3 end of a turn that never ran
+-- ARGV 1 turn id, 2 history ttl (s) of a line without its own, 3 end of a turn that never ran
 -- Replies the state, or false without such a turn
 local turn = redis.call('HMGET', KEYS[1], 'state', 'n')
 if turn[1] ~= 'queued' and turn[1] ~= 'running' then return turn[1] end
@@ -218,11 +224,11 @@ if turn[1] == 'running' or turn[2] ~= '0' then
   redis.call('HSET', KEYS[1], 'cancel', 1)
   return turn[1]
 end
-local line = redis.call('HMGET', KEYS[2], 'ver', 'active')
+local line = redis.call('HMGET', KEYS[2], 'ver', 'active', 'ttl')
 if line[2] == ARGV[1] then redis.call('HSET', KEYS[2], 'active', '') end
 redis.call('HSET', KEYS[1], 'state', 'cancelled', 'owner', '', 'end', ARGV[3], 'answer', '',
   'ver', line[1] or 0, 'last', redis.call('LINDEX', KEYS[3], -1) or '', 'ended', math.floor(now_ms() / 1000))
-redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], line[3] or ARGV[2])
 return 'cancelled'
 """
 )

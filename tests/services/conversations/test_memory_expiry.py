@@ -8,6 +8,7 @@ from cluster.errors import NotFoundError
 from services.conversations import ids
 from services.conversations.memory_index import MemoryIdIndex
 from services.conversations.memory_store import MemoryConversationStore
+from services.conversations.records import TurnState
 from services.conversations.store import Reply, Reservation, Sampled, Verdict
 from tests.fakes.fake_clock import FakeClock
 from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
@@ -56,6 +57,36 @@ async def test_a_conversation_expires_after_its_last_turn(store, clock, turn):
     for read in (store.load(TENANT, ids.conversation_of(turn)), store.turn(TENANT, turn)):
         with pytest.raises(NotFoundError):
             await read
+
+
+async def test_a_line_lives_as_long_as_its_last_begin_said(store, clock):
+    """Through commits and changes by whoever; what its maker said holds until then."""
+    made = await store.create(TENANT, metadata={}, ttl_s=90 * DAY_S)
+    for version, ttl_s in enumerate([None, 45 * DAY_S]):
+        turn = ids.new_response(made.id)
+        clock.now += (90 if version == 0 else 30) * DAY_S - 1
+        await store.begin(a_begin(turn, base_version=version, ttl_s=ttl_s))
+        await store.commit(a_commit(turn, base_version=version))
+    for step in (store.set_metadata(TENANT, made.id, {}), store.turn(TENANT, turn)):
+        clock.now += 22 * DAY_S
+        await step
+    clock.now += 23 * DAY_S - 1
+    assert (await store.conversation(TENANT, made.id)).id == made.id
+    clock.now += 1
+    with pytest.raises(NotFoundError):
+        await store.conversation(TENANT, made.id)
+
+
+async def test_a_turn_that_is_cancelled_unbegun_lives_as_long_as_its_line(store, clock):
+    """By the line's own time where it has one."""
+    turn = ids.new_response((await store.create(TENANT, metadata={})).id)
+    await store.begin(a_begin(turn, state=TurnState.QUEUED, ttl_s=90 * DAY_S))
+    await store.cancel(TENANT, turn)
+    clock.now += 90 * DAY_S - 1
+    assert (await store.turn(TENANT, turn)).state is TurnState.CANCELLED
+    clock.now += 1
+    with pytest.raises(NotFoundError):
+        await store.turn(TENANT, turn)
 
 
 async def test_a_journal_outlives_the_deadline_by_an_hour(store, clock, turn):
