@@ -229,7 +229,7 @@ class QueueFullError(RetryLaterError):
 
     def __init__(self, *, queue: str, max_queued: int, retry_after_s: float) -> None:
         super().__init__(
-            f"There are {max_queued} {queue} turns in the queue already, the most that one tenant may have; "
+            f"No more than {max_queued} {queue} turns of this tenant may be in the queue; "
             "send more when some of them have ended.",
             retry_after_s=retry_after_s,
         )

@@ -43,7 +43,9 @@ class Ref:
 class Publishes(Protocol):
     """Where turns that nobody waits for are put."""
 
-    async def publish(self, tenant: str, turn: str, *, weight: float = 1.0, cost: float = 1.0) -> None:
+    async def publish(
+        self, tenant: str, turn: str, *, weight: float = 1.0, cost: float = 1.0, max_queued: int | None = None
+    ) -> None:
         """Queue a turn; again changes nothing while it is queued, in work or delayed.
 
         Args:
@@ -51,6 +53,7 @@ class Publishes(Protocol):
             turn: its id.
             weight: the tenant's share; twice the weight gets twice as much.
             cost: how much this turn is, in any unit, as long as it is one for all tenants.
+            max_queued: turns that the tenant may have here; None: as many as any other.
 
         Raises:
             QueueFullError: the tenant has too many turns in the queue.
@@ -58,8 +61,8 @@ class Publishes(Protocol):
         """
         ...
 
-    async def check_room(self, tenant: str) -> None:
-        """Raises QueueFullError when the tenant has too many turns in the queue for another one."""
+    async def check_room(self, tenant: str, *, max_queued: int | None = None) -> None:
+        """Raises QueueFullError when the tenant has too many turns in the queue for another one; see ``publish``."""
         ...
 
     async def drop(self, tenant: str, turn: str) -> bool:

@@ -43,7 +43,7 @@ class MemoryQueue:
 
     Args:
         name: the class of jobs.
-        max_queued: jobs that one tenant may have.
+        max_queued: jobs that a tenant may have, where it was given no limit of its own.
         clock: unix seconds; tests hand in their own.
     """
 
@@ -60,18 +60,21 @@ class MemoryQueue:
         self._vtime = 0.0
         self._deliveries = 0
 
-    async def publish(self, tenant: str, turn: str, *, weight: float = 1.0, cost: float = 1.0) -> None:
+    async def publish(
+        self, tenant: str, turn: str, *, weight: float = 1.0, cost: float = 1.0, max_queued: int | None = None
+    ) -> None:
         """Queue a turn; again changes nothing while it is here. Raises QueueFullError."""
         ref, share, now = Ref(tenant, turn), share_of(weight, cost), self._clock()
         if self._knows(ref):
             return
-        await self.check_room(tenant)
+        await self.check_room(tenant, max_queued=max_queued)
         self._put(_Job(ref, share, tries=0, since=now, waits_since=now))
 
-    async def check_room(self, tenant: str) -> None:
+    async def check_room(self, tenant: str, *, max_queued: int | None = None) -> None:
         """Raises QueueFullError when the tenant has as many jobs as it may."""
-        if self._sizes()[tenant] >= self._max_queued:
-            raise QueueFullError(queue=self._name, max_queued=self._max_queued, retry_after_s=_FULL_RETRY_S)
+        most = self._max_queued if max_queued is None else max_queued
+        if self._sizes()[tenant] >= most:
+            raise QueueFullError(queue=self._name, max_queued=most, retry_after_s=_FULL_RETRY_S)
 
     async def take(self, consumer: str) -> Entry | None:
         """The next job of the tenant whose turn it is; None when nothing waits."""

@@ -37,7 +37,8 @@ class RedisQueue:
     Args:
         link: the process's connection; it stays open.
         name: the class of jobs, ``keys.CLASSES``.
-        max_queued: jobs that one tenant may have here, waiting, in work or delayed.
+        max_queued: jobs that a tenant may have here, waiting, in work or delayed, where it was given no limit of its
+            own.
 
     Raises:
         ValueError: the class's name has a shape that no key may have.
@@ -49,18 +50,21 @@ class RedisQueue:
         self._prefix = class_prefix(name)
         self._max_queued = max_queued
 
-    async def publish(self, tenant: str, turn: str, *, weight: float = 1.0, cost: float = 1.0) -> None:
+    async def publish(
+        self, tenant: str, turn: str, *, weight: float = 1.0, cost: float = 1.0, max_queued: int | None = None
+    ) -> None:
         """Queue a turn; again changes nothing while it is here. Raises QueueFullError."""
-        ref, share = Ref(tenant, turn), share_of(weight, cost)
-        outcome = await self._run(scripts.PUBLISH, ref.tenant, ref.turn, repr(share), self._max_queued)
+        ref, share, most = Ref(tenant, turn), share_of(weight, cost), self._most(max_queued)
+        outcome = await self._run(scripts.PUBLISH, ref.tenant, ref.turn, repr(share), most)
         if outcome == b"full":
-            raise self._full()
+            raise self._full(most)
 
-    async def check_room(self, tenant: str) -> None:
+    async def check_room(self, tenant: str, *, max_queued: int | None = None) -> None:
         """Raises QueueFullError when the tenant has as many jobs as it may."""
+        most = self._most(max_queued)
         size = await self._link.call(lambda redis: redis.zscore(self._prefix + SIZES, tenant))
-        if size is not None and size >= self._max_queued:
-            raise self._full()
+        if size is not None and size >= most:
+            raise self._full(most)
 
     async def take(self, consumer: str) -> Entry | None:
         """The next job of the tenant whose turn it is; None when nothing waits."""
@@ -141,8 +145,11 @@ class RedisQueue:
         reply = await self._run(letters.DEAD_PAGE, *start, MAX_BATCH)
         return [_letter(*reply[i : i + 3]) for i in range(0, len(reply), 3)]
 
-    def _full(self) -> QueueFullError:
-        return QueueFullError(queue=self._name, max_queued=self._max_queued, retry_after_s=_FULL_RETRY_S)
+    def _most(self, max_queued: int | None) -> int:
+        return self._max_queued if max_queued is None else max_queued
+
+    def _full(self, most: int) -> QueueFullError:
+        return QueueFullError(queue=self._name, max_queued=most, retry_after_s=_FULL_RETRY_S)
 
     async def _run(self, script: Script, *args: Arg) -> Any:
         return await self._link.call(lambda redis: script.run(redis, [self._prefix], args))

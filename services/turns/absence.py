@@ -1,4 +1,8 @@
-"""How long a turn goes on without a caller."""
+"""How long a turn goes on without a caller.
+
+A reader of its record, on any gateway, is the caller come back: as long as it says that it is there the wait begins
+anew.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Callable
 
 
 class Absence:
-    """Calls ``on_over`` when nobody came back in time. A reader that says it will be back is waited for.
+    """Calls ``on_over`` when nobody came back in time.
 
     Args:
         on_over: called once.
@@ -17,6 +21,7 @@ class Absence:
     def __init__(self, on_over: Callable[[], None], clock: Callable[[], float]) -> None:
         self._on_over = on_over
         self._clock = clock
+        self._wait_s = 0.0
         self._until: float | None = None  # while the caller is away
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
@@ -24,13 +29,14 @@ class Absence:
     def begin(self, wait_s: float) -> None:
         """The caller has left. Without effect when the turn is over."""
         if not self._is_over:
+            self._wait_s = wait_s
             self._until = self._clock() + wait_s
             self._look()
 
     def extend(self, seen_s: float) -> None:
-        """A reader will be back within ``seen_s``. Without effect while the caller is there."""
+        """A reader is there, and will look again within ``seen_s``. Without effect while the caller is there."""
         if self._until is not None and seen_s:
-            self._until = max(self._until, self._clock() + seen_s)
+            self._until = max(self._until, self._clock() + max(seen_s, self._wait_s))
 
     def end(self) -> None:
         """The turn is over."""

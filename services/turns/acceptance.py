@@ -140,6 +140,7 @@ class _Entry:
             line=place.line,
             fork=place.fork,
             state=TurnState.QUEUED if is_background else TurnState.RUNNING,
+            ttl_s=self._turn.share.history_ttl_s,
         )
 
     def _record(self, draft: Draft) -> TurnRequest:

@@ -79,10 +79,10 @@ class TurnOwner:
             self._ending = ending
             self._interrupt()
 
-    def leave(self) -> None:
+    def leave(self, resume_s: float) -> None:
         """Nobody reads the outbox any more; without a reader of the record, the turn ends in ``resume_s``."""
         self.outbox.mute()
-        self._absence.begin(self._parts.settings.resume_s)
+        self._absence.begin(resume_s)
 
     def failed(self, error: ClusterError, last: TurnEvent | None) -> TurnEvent:
         """The last event of a started turn that ended in ``error``; ``last`` is the one its caller saw before."""

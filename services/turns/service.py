@@ -100,8 +100,8 @@ class TurnService:
     async def respond(self, turn: StoredTurn) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
         """Answer a stored turn; its last event comes once it is recorded. One that was asked for before is read.
 
-        Closing the generator leaves the turn: it goes on for ``resume_s``, in which ``read`` finds it, and is then
-        cancelled with what was said.
+        Closing the generator leaves the turn: it goes on for the tenant's ``resume_s`` (without one the settings'), in
+        which ``read`` finds it, and is then cancelled with what was said.
 
         Raises:
             InvalidRequestError, ContextLengthExceededError: the request cannot be served; nothing was written.
@@ -136,10 +136,10 @@ class TurnService:
         response_id, is_known = await self._name(turn)
         if is_known:
             return response_id
-        await self._parts.queue.check_room(turn.tenant)
+        await self._parts.queue.check_room(turn.tenant, max_queued=turn.share.max_queued)
         with contextlib.suppress(TurnExistsError):
             accepted = await accept(self._parts, turn, response_id)
-            await self._publish(accepted)
+            await self._publish(accepted, turn.share.max_queued)
         return response_id
 
     async def read(
@@ -211,23 +211,25 @@ class TurnService:
         return True
 
     async def _answer(self, turn: StoredTurn, response_id: str) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
+        given = turn.share.resume_s
+        resume_s = self._parts.settings.resume_s if given is None else given
         owner, task = self._own(lambda: accept(self._parts, turn, response_id))
         try:
             async with aclosing(_told(owner.outbox, owner.failed)) as told:
                 async for event in told:
                     yield event
         finally:
-            owner.leave()  # without effect when the turn is over
-            if not self._parts.settings.resume_s:
+            owner.leave(resume_s)  # without effect when the turn is over
+            if not resume_s:
                 await asyncio.wait({task}, timeout=self._parts.settings.leave_s)
 
-    async def _publish(self, accepted: Accepted) -> None:
+    async def _publish(self, accepted: Accepted, max_queued: int | None) -> None:
         """Put an accepted turn into the queue. Where that fails, whoever looks at it next does."""
         tenant, turn = accepted.tenant, accepted.response_id
         request = accepted.draft.request
         cost = job_cost(len(request.prompt_ids), request.sampling)
         with contextlib.suppress(QueueFullError, StoreUnavailableError):
-            await self._parts.queue.publish(tenant, turn, weight=request.weight, cost=cost)
+            await self._parts.queue.publish(tenant, turn, weight=request.weight, cost=cost, max_queued=max_queued)
             await self._parts.due.move(tenant, turn, in_s=_QUEUED_S)
 
     async def _run(self, accepted: Accepted) -> ClusterError | None:

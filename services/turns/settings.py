@@ -67,7 +67,8 @@ class TurnSettings:
         load_items: how many of a conversation's newest items are read at first; where a window holds more, four times
             as many, and so on.
         inline_chars: longer prompts are encoded in a thread; 5 characters take about 2 µs.
-        resume_s: a stored turn goes on this long without its caller, who may come back to it.
+        resume_s: a stored turn goes on this long without its caller, who may come back to it; a tenant may have its
+            own.
         waiting_s: a turn in the queue is given up after this long.
         orphan_s: a turn whose owner has died is left to a dispatcher for this long; then whoever meets it ends it.
         look_s: how often readers look at turns that others compute.

@@ -19,7 +19,9 @@ from services.turns.settings import TurnSettings
 
 _log = structlog.get_logger(__name__)
 
-_MARKS = 3  # a reader says that it is there so many times in the time for which a turn waits for it
+# A reader says so often that it is there, and for how long that holds: two lost looks do not matter.
+_MARK_S = 5.0
+_SEEN_S = 15.0
 
 
 @dataclass(eq=False, slots=True)
@@ -120,12 +122,12 @@ class Tails:
                 watch.take(one)
 
     def _mark_s(self) -> float:
-        """For how long the owners are told, with this look, that their readers will be back; 0: not now."""
-        now, wait_s = self._clock(), self._settings.resume_s
-        if now - self._marked_at < wait_s / _MARKS:
+        """For how long the owners are told, with this look, that their readers are there; 0: not now."""
+        now = self._clock()
+        if now - self._marked_at < _MARK_S:
             return 0.0
         self._marked_at = now
-        return wait_s
+        return _SEEN_S
 
     def _give_up_late(self, watches: list[Watch], error: StoreUnavailableError) -> None:
         if self._clock() - self._seen_at >= self._settings.journal.away_s:

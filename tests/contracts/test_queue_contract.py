@@ -60,12 +60,27 @@ async def test_a_tenant_may_have_so_many_jobs(link):
     queue = MemoryQueue(BATCH, max_queued=2) if link is None else RedisQueue(link, BATCH, max_queued=2)
     await fill(queue, {TENANT: 2})
     entry = await queue.take("c")
-    with pytest.raises(QueueFullError, match=r"There are 2 batch turns") as caught:
+    with pytest.raises(QueueFullError, match=r"No more than 2 batch turns") as caught:
         await queue.publish(TENANT, a_turn())
     assert caught.value.retry_after_s > 0
     await queue.publish("other", a_turn())
     await queue.settle(entry, Done())
     await queue.publish(TENANT, a_turn())
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_a_tenant_may_have_a_limit_of_its_own(link, most):
+    """Above or below that of the others, who keep theirs."""
+    queue = MemoryQueue(BATCH, max_queued=2) if link is None else RedisQueue(link, BATCH, max_queued=2)
+    for _ in range(most):
+        await queue.check_room(TENANT, max_queued=most)
+        await queue.publish(TENANT, a_turn(), max_queued=most)
+    for refused in (queue.check_room(TENANT, max_queued=most), queue.publish(TENANT, a_turn(), max_queued=most)):
+        with pytest.raises(QueueFullError, match=f"No more than {most} batch turns"):
+            await refused
+    await fill(queue, {"other": 2})
+    with pytest.raises(QueueFullError, match="No more than 2 batch turns"):
+        await queue.check_room("other")
 
 
 @pytest.mark.parametrize(("weight", "cost"), [(0.0, 1.0), (1.0, 0.0), (1.0, float("nan")), (float("inf"), 1.0)])

@@ -48,7 +48,9 @@ _SAID: Final = {"role": "user", "content": "Hi! My name is Anna."}
 async def create_conversation(request: Request, deps: Deps, tenant: CurrentTenant) -> Response:
     """Begin a conversation, empty or with up to 20 messages."""
     body = await read_body(request, ConversationRequest)
-    made = await deps.store.create(tenant.id, metadata=dict(body.metadata or {}), items=body.records())
+    made = await deps.store.create(
+        tenant.id, metadata=dict(body.metadata or {}), items=body.records(), ttl_s=tenant.share.history_ttl_s
+    )
     return _json(Conversation.of(made))
 
 
