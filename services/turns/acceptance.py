@@ -53,7 +53,7 @@ async def accept(parts: TurnParts, turn: StoredTurn, response_id: str) -> Accept
     entry = _Entry(parts, turn, response_id)
     try:
         return await entry.accept()
-    except StoreUnavailableError:  # the record may be there all the same: whoever looks at it knows
+    except StoreUnavailableError:  # a begin without a reply may have been carried out, or yet be: it stays due
         raise
     except ClusterError:
         with contextlib.suppress(StoreUnavailableError):

@@ -18,7 +18,7 @@ class UnsteadyStore(MemoryConversationStore):
     Attributes:
         is_away: every write and load raises StoreUnavailableError.
         gate: while it is unset, writes wait in front of the store.
-        lost_commits: so many commits are done but their replies are lost.
+        lost_begins, lost_commits: so many of them are done but their replies are lost.
         note_reply: overrides the reply to every note.
         notes: every call of ``note``, in order.
         commits: every commit, in order.
@@ -32,6 +32,7 @@ class UnsteadyStore(MemoryConversationStore):
         self.is_away = False
         self.gate = asyncio.Event()
         self.gate.set()
+        self.lost_begins = 0
         self.lost_commits = 0
         self.note_reply: Reply | None = None
         self.notes: list[list[Note]] = []
@@ -43,7 +44,11 @@ class UnsteadyStore(MemoryConversationStore):
 
     async def begin(self, begin: Begin) -> Reply:
         await self._pass()
-        return await super().begin(begin)
+        reply = await super().begin(begin)
+        if self.lost_begins:
+            self.lost_begins -= 1
+            raise _away()
+        return reply
 
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
         await self._pass()

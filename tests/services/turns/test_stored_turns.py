@@ -22,7 +22,7 @@ from services.conversations.queueing import Ref
 from services.conversations.records import TurnState
 from services.conversations.store import Reply, Verdict
 from services.turns.carrying import Carried, Fate
-from services.turns.events import EventKind, TurnStarted
+from services.turns.events import EventKind, Idempotency, TurnStarted
 from services.turns.prompt import digest
 from services.turns.settings import JournalSettings
 from tests.support.turn_kit import MODEL, QUICK, TENANT, collect, deltas, until, user
@@ -445,3 +445,14 @@ async def test_a_fault_of_our_own_is_told_and_recorded(kit):
     _, events = await collect(kit.service.respond(kit.stored_turn(conversation=conversation)))
     assert events[-1].result.error_code == "internal_error"
     assert (await line_of(kit, conversation)).active == ""
+
+
+async def test_a_begin_without_a_reply_stays_due(kit):
+    """It may have been carried out: then the turn waits for whoever looks after what is due."""
+    kit.store.lost_begins = 1
+    turn = replace(kit.stored_turn(), idempotency=Idempotency("key", "body"), is_background=True)
+    with pytest.raises(StoreUnavailableError):
+        await kit.service.enqueue(turn)
+    response_id = await kit.service.enqueue(turn)
+    assert await state_of(kit, response_id) is TurnState.QUEUED
+    assert list(kit.due._due) == [Ref(TENANT, response_id)]
