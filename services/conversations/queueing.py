@@ -81,7 +81,10 @@ class DueIndex(Protocol):
         ...
 
     async def move(self, tenant: str, turn: str, *, in_s: float) -> None:
-        """Look at the turn in ``in_s`` seconds, whatever was asked before."""
+        """Look at the turn in ``in_s`` seconds, whatever was asked before.
+
+        Nothing, if it was removed: who moves a turn may be late, and its end may have come before.
+        """
         ...
 
     async def remove(self, tenant: str, turn: str) -> None:

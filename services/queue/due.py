@@ -30,7 +30,7 @@ class RedisDueIndex:
         await self._shard(ref).add(ref, in_s=in_s)
 
     async def move(self, tenant: str, turn: str, *, in_s: float) -> None:
-        """Look at the turn in ``in_s`` seconds, whatever was asked before."""
+        """Look at the turn in ``in_s`` seconds, whatever was asked before; nothing, if it was removed."""
         ref = str(Ref(tenant, turn))
         await self._shard(ref).move(ref, in_s=in_s)
 

@@ -226,7 +226,7 @@ class MemoryDueIndex:
         await self._turns.add(str(Ref(tenant, turn)), in_s=in_s)
 
     async def move(self, tenant: str, turn: str, *, in_s: float) -> None:
-        """Look at the turn in ``in_s`` seconds, whatever was asked before."""
+        """Look at the turn in ``in_s`` seconds, whatever was asked before; nothing, if it was removed."""
         await self._turns.move(str(Ref(tenant, turn)), in_s=in_s)
 
     async def remove(self, tenant: str, turn: str) -> None:

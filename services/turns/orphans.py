@@ -60,7 +60,7 @@ async def claim(parts: TurnParts, tenant: str, turn: str) -> Claimed | Reply:
         record, (journal,), _ = await asyncio.gather(
             parts.store.turn(tenant, turn),
             parts.store.tail([Tail(tenant, turn)]),
-            parts.due.move(tenant, turn, in_s=lease_s),
+            parts.due.add(tenant, turn, in_s=lease_s),
         )
     except NotFoundError:  # erased meanwhile
         return Reply(Verdict.GONE)

@@ -74,7 +74,7 @@ class OwnRecord:
             await self._parts.due.remove(self.accepted.tenant, self.accepted.response_id)
 
     async def _look(self, *, in_s: float) -> None:
-        await self._parts.due.move(self.accepted.tenant, self.accepted.response_id, in_s=in_s)
+        await self._parts.due.add(self.accepted.tenant, self.accepted.response_id, in_s=in_s)
 
     async def _commit(self, commit: Commit) -> Reply:
         reply = await self._parts.store.commit(commit)
