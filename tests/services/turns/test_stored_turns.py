@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -456,3 +457,15 @@ async def test_a_begin_without_a_reply_stays_due(kit):
     response_id = await kit.service.enqueue(turn)
     assert await state_of(kit, response_id) is TurnState.QUEUED
     assert list(kit.due._due) == [Ref(TENANT, response_id)]
+
+
+async def test_a_job_is_due_when_its_lease_is_over(kit):
+    """However long its queue would leave it alone: its worker may die, or may not get to say that it has ended."""
+    response_id = await kit.service.enqueue(replace(kit.stored_turn(), is_background=True))
+    kit.backend.gate.clear()
+    carrying = asyncio.create_task(kit.service.carry_out(TENANT, response_id))
+    await until(lambda: kit.backend.requests)
+    assert kit.due._due[Ref(TENANT, response_id)] <= time.time() + kit.settings.journal.lease_s
+    kit.backend.gate.set()
+    assert await carrying == Carried(Fate.ENDED)
+    assert not kit.due._due
