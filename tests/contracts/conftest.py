@@ -21,11 +21,7 @@ from services.tenants.redis_keys import RedisKeyStore
 from tests.support.lossy import lossy
 from tests.support.store_cluster import running_cluster
 from tests.support.stores import KINDS, REAL, parted
-from tests.support.valkey import REDIS, running_valkey
-
-# Tenants' keys live until they are revoked, and revoked ones stay listed; jobs and what is due live until they are done.
-WITHOUT_TTL = ("c1:{keys}:", "c1:q:", "c1:due:")
-
+from tests.support.valkey import REDIS, WITHOUT_TTL, running_valkey
 
 @pytest.fixture(scope="session")
 def plain_valkey():

@@ -1,17 +1,21 @@
-"""``chatglm-cluster``, as a program, deploying ``paced_app`` in place of the application; the rest is what a user gets.
+"""``chatglm-cluster``, as a program, deploying another application in place of ours; the rest is what a user gets.
+
+It is ``paced_app``, or what the environment names.
 
 Ray reads its environment at import, so nothing that imports Ray may come before ``ray_environment.prepare``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from services import ray_environment
 from services.cli import main
 
-APPLICATION = "tests.support.paced_app:build"
+APPLICATION_VARIABLE = "CHATGLM_TEST_APPLICATION"
+PACED = "tests.support.paced_app:build"
 
 
 def then_deploy_paced(prepare: Callable[..., None]) -> Callable[..., None]:
@@ -31,7 +35,7 @@ def paced(serve_config: Callable[..., Any]) -> Callable[..., Any]:
 
     def config_of(*args: Any, **options: Any) -> Any:
         config = serve_config(*args, **options)
-        config.applications[0].import_path = APPLICATION
+        config.applications[0].import_path = os.environ.get(APPLICATION_VARIABLE, PACED)
         return config
 
     return config_of

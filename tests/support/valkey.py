@@ -22,6 +22,9 @@ from tests.support.waiting import wait_until
 VALKEY = str(get_binary_path())
 REDIS = shutil.which("redis-server") or ""  # Debian package redis-server
 USER, PASSWORD = "chatglm", "p/w@1"
+# Tenants' keys live until they are revoked, and revoked ones stay listed; jobs and what is due live until they are done.
+WITHOUT_TTL = ("c1:{keys}:", "c1:q:", "c1:due:")
+KEEPS_DATA = {"appendonly": "yes", "maxmemory-policy": "noeviction"}  # options of a server that may be killed
 
 
 class Keyspace:

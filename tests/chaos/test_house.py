@@ -1,0 +1,141 @@
+"""The checker has nothing to say of a sound cluster, and finds each bug that is put into one.
+
+The clients and the checker are those of the long run; the cluster is small, in this process, over a real server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.conversations import ids
+from services.conversations.redis_store import RedisConversationStore
+from services.conversations.store import Commit, Reply, Tailed, Verdict
+from services.gateway.rendering.responses import ResponseRendering
+from services.gateway.schemas.response import StreamEvent
+from services.turns import orphans, owner
+from services.turns.events import EventKind, TurnEvent
+from services.turns.journal import Ticket
+from services.turns.service import TurnService
+from tests.chaos.house import House, a_house
+from tests.support.ports import free_port
+from tests.support.proxy import Flow
+from tests.support.valkey import running_valkey
+
+pytestmark = pytest.mark.valkey
+
+STOP_S = 1.6  # longer than a lease
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """On a server of its own."""
+    with running_valkey(port=free_port()) as server:
+        async with a_house(server, tmp_path) as house:
+            yield house
+
+
+async def stop_and_wake(house: House) -> None:
+    """Each gateway is stopped in its turns, for longer than a lease, and goes on."""
+    for gateway in house.gateways:
+        await asyncio.sleep(0.6)
+        await gateway.way.set(Flow.STALLED)
+        await asyncio.sleep(STOP_S)
+        await gateway.way.set(Flow.PASSES)
+    await asyncio.sleep(0.6)
+
+
+async def test_a_sound_house_has_no_faults(house: House) -> None:
+    """Turns are taken over, streams are picked up or diverge, and all is as the clients saw it."""
+    assert await house.faults(lambda: stop_and_wake(house)) == []
+    assert sum(gateway.turns.metrics.resumes for gateway in house.gateways) > 0
+    assert house.dispatcher.turns.metrics.adoptions > 0
+
+
+def owners_ignore_their_lease(patch: pytest.MonkeyPatch) -> None:
+    """One that was stopped goes on to the end, although another one has taken its turn over."""
+    settle = owner._settle
+    patch.setattr(Ticket, "can_emit", lambda _: True)
+    patch.setattr(Ticket, "fail", lambda *_: None)
+    patch.setattr(owner, "_settle", lambda _, ticket: settle(Reply(Verdict.OK), ticket))
+
+
+def commits_append_twice(patch: pytest.MonkeyPatch) -> None:
+    """As where a commit without a reply is simply sent again."""
+    commit_once = RedisConversationStore.commit
+
+    async def commit(self: RedisConversationStore, commit: Commit) -> Reply:
+        again = [msgspec.structs.replace(item, id=ids.new_item(commit.conversation)) for item in commit.items]
+        return await commit_once(self, replace(commit, items=[*again, *commit.items]))
+
+    patch.setattr(RedisConversationStore, "commit", commit)
+
+
+def readers_repeat_an_event(patch: pytest.MonkeyPatch) -> None:
+    """A stream that is picked up begins with the event that its cursor names."""
+    make = ResponseRendering.__init__
+
+    def init(self: ResponseRendering, *args: object, after: int = -1, **options: object) -> None:
+        make(self, *args, after=after - (after > 0), **options)  # type: ignore[arg-type]
+
+    patch.setattr(ResponseRendering, "__init__", init)
+
+
+def readers_skip_an_event(patch: pytest.MonkeyPatch) -> None:
+    """A stream that is picked up begins with the event behind the next one."""
+    framed = ResponseRendering._framed
+
+    def frame(self: ResponseRendering, event: TurnEvent, shape: StreamEvent) -> bytes:
+        is_next = self._after >= 0 and event.seq == self._after + 1 and event.kind is EventKind.TEXT_DELTA
+        return b"" if is_next else framed(self, event, shape)
+
+    patch.setattr(ResponseRendering, "_framed", frame)
+
+
+def adopters_lose_the_end_of_the_journal(patch: pytest.MonkeyPatch) -> None:
+    """What was written last before an owner died is computed again, and may differ from what its client has."""
+    claim_all = orphans.claim
+
+    async def claim(*args: object) -> orphans.Claimed | Reply:
+        claimed = await claim_all(*args)  # type: ignore[arg-type]
+        if not isinstance(claimed, orphans.Claimed):
+            return claimed
+        return replace(claimed, journal=Tailed(claimed.journal.state, claimed.journal.ids[:-3]))
+
+    patch.setattr(orphans, "claim", claim)
+
+
+def keys_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A turn that is sent again is a new one."""
+    name = TurnService._name
+
+    async def name_anew(self: TurnService, turn: object) -> tuple[str, bool]:
+        return await name(self, replace(turn, idempotency=None))  # type: ignore[arg-type]
+
+    patch.setattr(TurnService, "_name", name_anew)
+
+
+@pytest.mark.parametrize(
+    ("bug", "found"),
+    [
+        (owners_ignore_their_lease, "was told a text at the end that is not kept"),
+        (commits_append_twice, "its question is kept 2 times"),
+        (readers_repeat_an_event, "its client was told"),
+        (readers_skip_an_event, "its client was told"),
+        (adopters_lose_the_end_of_the_journal, "the deltas that its client was told are not the text that is kept"),
+        (keys_are_ignored, "nobody asked for it"),
+    ],
+    ids=["lease", "append", "repeat", "gap", "journal", "keys"],
+)
+async def test_a_bug_is_found(
+    house: House, monkeypatch: pytest.MonkeyPatch, bug: Callable[[pytest.MonkeyPatch], None], found: str
+) -> None:
+    """Each makes a fault of its own kind; what it spoils besides may be many things."""
+    bug(monkeypatch)
+    faults = await house.faults(lambda: stop_and_wake(house))
+    assert any(found in fault for fault in faults), faults
