@@ -1,7 +1,7 @@
 """Harm to a running cluster, at random and one thing after the other, while its clients are in their turns.
 
-A deck of all kinds of harm is shuffled and dealt again and again, so that each comes equally often. Only processes of
-this cluster are touched. At least one replica that serves is left alone, for without any there is nobody to go on with
+A deck of all kinds of harm is shuffled and dealt again and again, so that each comes equally often; what takes longest
+to be noticed comes first, so that little is left to be waited for. Only processes of this cluster are touched. At least one replica that serves is left alone, for without any there is nobody to go on with
 an answer, and the API says so; of gateways and dispatchers nothing is spared.
 """
 
@@ -31,17 +31,23 @@ KINDS: Final = (
     *(f"{how} {who}" for how in ("kill", "stop") for who in DEPLOYMENTS),
     *(f"redis {cut}" for cut in (*CUTS, "killed")),
 )
+SLOW: Final = ("kill Dispatcher", "stop Dispatcher", "stop Gateway")  # noticed when a lease or a job's time runs out
 READY_AGE_S: Final = 10.0  # what a process takes to serve, on a busy machine
 PATIENCE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Ranges in seconds: between acts, of a stopped process, of a cut connection."""
+    """Ranges in seconds: between acts, of a stopped process, of a stopped gateway, of a cut connection."""
 
     pause: tuple[float, float] = (5.0, 10.0)
     stop: tuple[float, float] = (3.0, 20.0)
+    stop_gateway: tuple[float, float] = (3.0, 20.0)
     cut: tuple[float, float] = (0.5, 8.0)
+
+    def of(self, deployment: str) -> tuple[float, float]:
+        """For how long a process is stopped."""
+        return self.stop_gateway if deployment == "Gateway" else self.stop
 
 
 @dataclass
@@ -59,9 +65,8 @@ class Havoc:
 
     async def deal(self) -> None:
         """One act of each kind."""
-        deck = list(KINDS)
-        self.rng.shuffle(deck)
-        for kind in deck:
+        deck = self.rng.sample(KINDS, len(KINDS))
+        for kind in sorted(deck, key=lambda kind: kind not in SLOW):
             await asyncio.sleep(self.rng.uniform(*self.times.pause))
             await self._act(kind)
 
@@ -75,7 +80,7 @@ class Havoc:
             await self._cut(kind, what)
             return
         victim = await self._victim(what)
-        seconds = self.rng.uniform(*self.times.stop) if how == "stop" else 0.0
+        seconds = self.rng.uniform(*self.times.of(what)) if how == "stop" else 0.0
         await self._note(kind, f"process {victim.pid}", seconds)
         if how == "kill":
             victim.kill()

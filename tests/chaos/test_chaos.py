@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 TALKERS = 64
 TENANT = "default"
 SETTLE_S = 90.0  # leases that run out, jobs that are reclaimed
-SHORT = Times(pause=(2.0, 4.0), stop=(3.0, 9.0), cut=(0.5, 3.0))
+SHORT = Times(pause=(2.0, 4.0), stop=(3.0, 9.0), stop_gateway=(16.0, 18.0), cut=(0.5, 3.0))  # a lease has 15 s
 
 
 class TalkingCluster(ClusterProcess):
