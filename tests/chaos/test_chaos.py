@@ -29,7 +29,7 @@ from tests.support.cluster import MODEL, ClusterProcess
 from tests.support.paced_command import APPLICATION_VARIABLE
 from tests.support.ports import free_port
 from tests.support.proxy import TcpProxy, proxy_to
-from tests.support.valkey import ValkeyServer, running_valkey
+from tests.support.valkey import KEEPS_DATA, ValkeyServer, running_valkey
 
 pytestmark = pytest.mark.cluster
 

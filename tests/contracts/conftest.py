@@ -23,6 +23,7 @@ from tests.support.store_cluster import running_cluster
 from tests.support.stores import KINDS, REAL, parted
 from tests.support.valkey import REDIS, WITHOUT_TTL, running_valkey
 
+
 @pytest.fixture(scope="session")
 def plain_valkey():
     with running_valkey() as server:
