@@ -26,7 +26,7 @@ from tests.fakes.doomed import Doomed
 from tests.support.turn_kit import TENANT, TurnKit, collect, user
 
 TEXT = "Hello there. How are you?"
-PATIENCE_S = 30.0
+PATIENCE_S = 20.0
 LIVELY = TurnSettings(look_s=0.005, journal=JournalSettings(flush_s=0.002, flush_ids=2, renew_s=0.01))
 MORTAL = replace(LIVELY, journal=replace(LIVELY.journal, lease_s=0.15, margin_s=0.0))
 DISPATCHER = DispatcherSettings(poll_s=0.01, care_s=0.02, extend_s=0.05, again_s=0.05)
@@ -248,7 +248,8 @@ async def kill_everywhere(world: World, make: Callable[[World, Doomed], Case]) -
 
 async def _checked(case: Case, survivor: TurnService) -> None:
     try:
-        await case.check(survivor)
+        async with asyncio.timeout(PATIENCE_S):
+            await case.check(survivor)
     except BaseException as error:
         error.add_note(f"killed {case.doomed.arrow}" if case.doomed.is_dead else "not killed")
         raise
