@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from openai import OpenAI
 
-from tests.support.cluster import MODEL, ClusterProcess
+from tests.support.cluster import MODEL, ClusterProcess, run_command
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -91,3 +91,37 @@ def test_a_frozen_replica_is_missed_and_told_later(cluster: ClusterProcess, clie
         lambda: tell_anew(client, secret, told.rank).cached_tokens == 0, timeout_s=60, what="the replica has forgotten"
     )
     assert cluster.serves(REPLICAS)
+
+
+def test_a_deleted_response_is_in_no_cache(client: OpenAI) -> None:
+    """Nor are those that went on from it; the next one to say the same finds nothing."""
+    secret = "Calliope hid the silver metronome behind the ninth staircase."
+    first = client.responses.with_raw_response.create(
+        model=MODEL, input=f"{secret} {secret} {secret}", max_output_tokens=24, temperature=0
+    )
+    response = first.parse()
+    second = client.responses.create(
+        model=MODEL, input="And then?", previous_response_id=response.id, max_output_tokens=8
+    )
+    assert second.usage is not None
+    assert second.usage.input_tokens_details.cached_tokens > 0
+    told = client.responses.with_raw_response.delete(response.id).http_response.json()
+    assert told["erased"].pop("kv_pages") > 0
+    nothing_missed = {"kv_pages_in_use": 0, "replicas": REPLICAS, "replicas_missed": 0}
+    assert told == {"id": response.id, "object": "response", "deleted": True, "erased": nothing_missed}
+    assert tell_anew(client, secret, first.headers["x-replica-rank"]).cached_tokens == 0
+
+
+def test_what_the_operator_deletes_leaves_the_caches_soon(cluster: ClusterProcess) -> None:
+    """The command reaches the store only; a gateway finds there what replicas are to be told."""
+    made = run_command("key", "create", "forgetful", state_dir=cluster.state_dir)
+    with cluster.client().with_options(api_key=made.stdout.strip()) as client:
+        told = tell(client, "Thalia keeps a paper crocodile in the lighthouse.")
+
+    def pages() -> float:
+        return cluster.metrics().get("chatglm_tenant_cached_pages{tenant=forgetful}", 0.0)
+
+    wait_until(pages, timeout_s=10, what="the cache is told of")
+    command = ("conversation", "delete", told.conversation, "--tenant", "forgetful")
+    assert run_command(*command, state_dir=cluster.state_dir).returncode == 0
+    wait_until(lambda: not pages(), timeout_s=30, what="a gateway has told the replicas")
