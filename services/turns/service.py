@@ -105,7 +105,7 @@ class TurnService:
 
         Raises:
             InvalidRequestError, ContextLengthExceededError: the request cannot be served; nothing was written.
-            NotFoundError: no such conversation.
+            NotFoundError: no such conversation; or its key's turn was erased.
             PreviousResponseError: no such earlier answer.
             ConversationBusyError: another turn of the conversation is running.
             IdempotencyMismatchError: its key was used for another request.
@@ -206,8 +206,10 @@ class TurnService:
     async def _has_begun(self, tenant: str, response_id: str) -> bool:
         try:
             await self._parts.store.turn(tenant, response_id)
-        except NotFoundError:  # its process died before it began
-            return False
+        except NotFoundError:
+            if await self._parts.store.is_erased(tenant, response_id):
+                raise
+            return False  # its process died before it began
         return True
 
     async def _answer(self, turn: StoredTurn, response_id: str) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
