@@ -221,6 +221,11 @@ class MemoryDueIndex:
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._turns = MemoryTimedSet(clock=clock)
 
+    @property
+    def times(self) -> dict[Ref, float]:
+        """Turns that are to be looked at, and when."""
+        return {Ref.parse(member): at for member, at in self._turns.times.items()}
+
     async def add(self, tenant: str, turn: str, *, in_s: float) -> None:
         """Look at the turn in ``in_s`` seconds, or earlier if that was asked before."""
         await self._turns.add(str(Ref(tenant, turn)), in_s=in_s)

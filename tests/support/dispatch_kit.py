@@ -158,7 +158,7 @@ class DispatchKit:
 
     async def num_due(self) -> int:
         """Turns that somebody will look at, now or later."""
-        return len(self.due._due)
+        return len(self.due.times)
 
     async def is_settled(self) -> bool:
         """Whether nothing waits, is in work or delayed, and nothing is to be looked at."""

@@ -68,7 +68,7 @@ async def test_an_orphan_is_left_alone_until_its_lease_is_over(kit):
     turn = await orphaned(kit)
     kit.clock.by += LEASE_S - 2
     async with kit.dispatcher():
-        await until(lambda: kit.due._due)
+        await until(lambda: kit.due.times)
         for _ in range(20):
             assert (await kit.record(turn)).claims == 0
         kit.clock.by += 3

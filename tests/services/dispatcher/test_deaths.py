@@ -41,7 +41,7 @@ async def goes_on(kit: DispatchKit, turn: str):
         ("claim", 0),
         ("turn", 0),
         ("tail", 0),
-        ("move", 0),
+        ("add", 0),
         ("load", 0),
         ("note", 0),
         ("note", 1),
@@ -92,12 +92,12 @@ async def test_a_dispatcher_dies_while_it_fails_a_turn(kit, call, is_done, faili
 
 
 @EFFECT
-@pytest.mark.parametrize("call", ["release", "move", "settle"])
+@pytest.mark.parametrize("call", ["release", "add", "settle"])
 async def test_a_dispatcher_dies_while_it_stops(kit, call, is_done):
     """What it has not released in time waits for its lease."""
     kit.backend.gate.clear()
     turn = await kit.enqueue()
-    mortal = Mortal(call, is_done=is_done, skip=call == "move")
+    mortal = Mortal(call, is_done=is_done, skip=call == "add")
     async with kit.dispatcher("doomed", mortal, is_killed=True) as dispatcher:
         await until(lambda: kit.backend.requests)
         stopping = asyncio.create_task(dispatcher.stop())

@@ -13,6 +13,7 @@ from services.conversations.erasures import Erasures
 from services.conversations.store import Part
 from services.conversations.timed_set import MemoryTimedSet
 from services.dispatcher.jobs import Jobs
+from services.dispatcher.pace import Pace
 from services.dispatcher.settings import DispatcherSettings
 from services.dispatcher.slots import Slots
 from services.dispatcher.sweeper import Sweeper
@@ -45,7 +46,7 @@ def removal(kit: TurnKit) -> Removal:
 @pytest.fixture
 def jobs(kit: TurnKit, other: TurnService) -> Jobs:
     """The work of a dispatcher in the second process."""
-    return Jobs(other, kit.queue, DispatcherSettings())
+    return Jobs(other, kit.queue, DispatcherSettings(), Pace(1, 1.0))
 
 
 async def erase(removal: Removal, turn: str, *, is_whole: bool) -> None:

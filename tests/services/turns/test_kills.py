@@ -9,6 +9,7 @@ import pytest
 
 from cluster.errors import NotFoundError
 from services.dispatcher.jobs import Jobs
+from services.dispatcher.pace import Pace
 from services.turns.events import EventKind, Idempotency
 from tests.fakes.doomed import Doomed
 from tests.support.kills import DISPATCHER, MORTAL, TEXT, Client, Interactive, kill_all, same_stream, told
@@ -75,7 +76,7 @@ class Dispatched(Enqueued):
 
     async def act(self, service):
         queue = self.doomed.seam(self.world.kit.queue)
-        await Jobs(service, queue, DISPATCHER).work(await queue.take("doomed"))
+        await Jobs(service, queue, DISPATCHER, Pace(1, 1.0)).work(await queue.take("doomed"))
 
     async def check(self, survivor):
         await same_stream(survivor, self.client, self.response)

@@ -13,8 +13,8 @@ from services.conversations.ids import conversation_of
 from services.conversations.keys import MAIN_LINE
 from services.conversations.records import TurnState
 from services.conversations.store import Part
-from services.turns.erasure import Eraser
 from tests.fakes.doomed import Doomed
+from tests.support.erasing import an_eraser
 from tests.support.kills import LIVELY, TEXT, Case, Client, Interactive, kill_all
 from tests.support.turn_kit import TENANT, deltas, until
 
@@ -136,13 +136,13 @@ class Erasing(OfOthers):
 
     async def act(self, service):
         store, backend = (self.doomed.seam(seam) for seam in (self.world.store, self.gate))
-        await Eraser(store, backend).erase_conversation(TENANT, self.conversation)
+        await an_eraser(store, backend).erase_conversation(TENANT, self.conversation)
 
     async def check(self, survivor):
         with contextlib.suppress(NotFoundError):
             await self.world.store.delete(TENANT, self.conversation)
         await self.ended()
-        assert self.reader.broken == "turn_lost"
+        assert self.reader.broken == "not_found"
         for gone in (
             self.world.store.turn(TENANT, self.reader.response),
             self.world.store.load(TENANT, self.conversation),

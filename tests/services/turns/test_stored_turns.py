@@ -326,9 +326,7 @@ async def test_a_cancel_seen_by_the_journal_ends_the_turn(kit):
     assert await state_of(kit, started.response_id) is TurnState.CANCELLED
 
 
-@pytest.mark.parametrize(
-    ("verdict", "code"), [(Verdict.LOST, "turn_moved"), (Verdict.GONE, "not_found"), (Verdict.ABSENT, "turn_lost")]
-)
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.LOST, "turn_moved"), (Verdict.GONE, "not_found")])
 async def test_a_turn_taken_by_another_owner_ends_here_without_a_write(kit, verdict, code):
     """The last event says where to look; the record belongs to somebody else."""
     kit.backend.gate.clear()
@@ -456,7 +454,7 @@ async def test_a_begin_without_a_reply_stays_due(kit):
         await kit.service.enqueue(turn)
     response_id = await kit.service.enqueue(turn)
     assert await state_of(kit, response_id) is TurnState.QUEUED
-    assert list(kit.due._due) == [Ref(TENANT, response_id)]
+    assert list(kit.due.times) == [Ref(TENANT, response_id)]
 
 
 async def test_a_job_is_due_when_its_lease_is_over(kit):
@@ -465,7 +463,7 @@ async def test_a_job_is_due_when_its_lease_is_over(kit):
     kit.backend.gate.clear()
     carrying = asyncio.create_task(kit.service.carry_out(TENANT, response_id))
     await until(lambda: kit.backend.requests)
-    assert kit.due._due[Ref(TENANT, response_id)] <= time.time() + kit.settings.journal.lease_s
+    assert kit.due.times[Ref(TENANT, response_id)] <= time.time() + kit.settings.journal.lease_s
     kit.backend.gate.set()
     assert await carrying == Carried(Fate.ENDED)
-    assert not kit.due._due
+    assert not kit.due.times
