@@ -18,7 +18,6 @@ from services.conversations.records import TurnRecord, TurnState
 from services.conversations.store import ConversationStore, Part
 from services.dispatcher.dispatcher import Dispatcher
 from services.dispatcher.settings import DispatcherSettings
-from services.queue.base import Entry
 from services.turns.events import Cursor, EventKind, StoredTurn, TurnEvent, TurnStarted
 from services.turns.service import TurnService
 from services.turns.settings import JournalSettings, TurnSettings
@@ -29,21 +28,7 @@ TEXT = "Hello there. How are you?"
 PATIENCE_S = 20.0
 LIVELY = TurnSettings(look_s=0.005, journal=JournalSettings(flush_s=0.002, flush_ids=2, renew_s=0.01))
 MORTAL = replace(LIVELY, journal=replace(LIVELY.journal, lease_s=0.15, margin_s=0.0))
-DISPATCHER = DispatcherSettings(poll_s=0.01, care_s=0.02, extend_s=0.05, again_s=0.05)
-_IDLE_S = 0.15
-
-
-class ImpatientQueue:
-    """A queue whose jobs belong to nobody after a moment."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def reclaim(self, consumer: str, *, limit: int) -> list[Entry]:
-        return await self._inner.reclaim(consumer, idle_s=_IDLE_S, limit=limit)
+DISPATCHER = DispatcherSettings(poll_s=0.01, care_s=0.02, extend_s=0.05, again_s=0.05, idle_s=0.15)
 
 
 async def nothing() -> None:
@@ -117,9 +102,10 @@ class World:
     @asynccontextmanager
     async def survivors(self) -> AsyncIterator[TurnService]:
         """A process of turns with a dispatcher, until both have nothing left to do."""
-        queue = ImpatientQueue(self.kit.queue)
         async with self.alive() as service:
-            dispatcher = Dispatcher(service, self.store, queue, self.kit.due, name="survivor", settings=DISPATCHER)
+            dispatcher = Dispatcher(
+                service, self.store, self.kit.queue, self.kit.due, name="survivor", settings=DISPATCHER
+            )
             await dispatcher.start()
             yield service
             await self._quiet()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -198,7 +199,8 @@ async def test_a_pointer_that_was_left_is_dropped_by_whoever_follows_it(
     await kit.store.delete_turn(TENANT, turn)
     await kit.due.move(TENANT, turn, in_s=0)
     slots, settings = Slots(1), DispatcherSettings()
-    assert await Sweeper(other, kit.store, kit.queue, kit.due, slots=slots, settings=settings).sweep() == 1
+    sweeper = Sweeper(other, kit.store, kit.queue, kit.due, slots=slots, settings=settings, clock=time.time)
+    assert await sweeper.sweep() == 1
     entry = await kit.queue.take("dispatcher")
     assert entry is not None
     await jobs.work(entry)

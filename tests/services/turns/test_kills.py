@@ -114,7 +114,7 @@ async def test_a_turn_in_the_background_gets_into_the_queue(world):
 @pytest.mark.parametrize("sequence", [Dispatched, Adopted])
 async def test_a_dispatcher_dies_over_a_turn(world, sequence):
     """The next one goes on from where its journal ends."""
-    await kill_all(world, sequence, {"claim", "turn", "tail", "move", "stream", "note", "commit", "remove"})
+    await kill_all(world, sequence, {"claim", "turn", "tail", "add", "stream", "note", "commit", "remove"})
 
 
 async def test_a_dead_process_does_nothing_more(world):

@@ -153,7 +153,7 @@ class Erasing(OfOthers):
 
 async def test_a_process_that_is_told_to_stop_may_die_of_it(world):
     """Another one goes on where it was."""
-    await kill_all(world, Drained, {"note", "release", "move"})
+    await kill_all(world, Drained, {"note", "release", "add"})
 
 
 async def test_a_cancelled_turns_owner_dies(world):
