@@ -16,6 +16,7 @@ from cluster.replica.config import ReplicaConfig
 from cluster.replica.deployment import Replica
 from services.args import DISPATCHER, GATEWAY, REPLICA, AppArgs
 from services.dispatcher.deployment import Dispatcher
+from services.dispatcher.settings import DispatcherSettings
 from services.gateway.deployment import Gateway
 from services.ray_environment import END_S
 from services.turn_process.config import ProcessConfig
@@ -77,11 +78,13 @@ def compose(args: AppArgs, replica_class: type[Replica]) -> Application:
         longest_turn_s=args.longest_turn_s,
         drain_grace_s=args.drain_grace_s,
         max_conversation_items=args.max_conversation_items,
+        max_queued=args.max_queued,
         quantize=args.quantize,
         lora=args.lora,
         prefix=args.prefix,
     )
-    application: Application = gateway.bind(process, replica, dispatcher.bind(process, replica))
+    settings = DispatcherSettings(slots=args.dispatcher_slots)
+    application: Application = gateway.bind(process, replica, dispatcher.bind(process, replica, settings))
     return application
 
 

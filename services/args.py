@@ -12,8 +12,8 @@ DISPATCHER = "Dispatcher"
 class AppArgs(BaseModel):
     """Arguments of the application; every value is resolved (no ``auto``).
 
-    Numbers of replicas and gateways are not among them: Serve replaces every replica when an argument changes, so they
-    are set per deployment in the Serve config.
+    Numbers of processes are not among them: Serve replaces every replica when an argument changes, so they are set per
+    deployment in the Serve config.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -35,6 +35,8 @@ class AppArgs(BaseModel):
     longest_turn_s: int
     drain_grace_s: int
     max_conversation_items: int = 10_000
+    max_queued: int = 100_000
+    dispatcher_slots: int = 64
     deterministic: bool = False
     engine_process: bool = False
     quantize: int = 0

@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 from cluster.errors import InvalidRequestError
-from services.args import GATEWAY, REPLICA
+from services.args import DISPATCHER, GATEWAY, REPLICA
 
 Config = dict[str, Any]  # of one application, as Serve keeps it
 Change = Callable[[Config], Config]
@@ -24,29 +24,35 @@ def deployed_configs(details: Mapping[str, Any]) -> dict[str, Config]:
     return {name: config for name, config in configs.items() if config}
 
 
-def scaled(config: Config, *, replicas: int | None = None, gateways: int | None = None) -> Config:
-    """With other numbers of replicas and gateways; None leaves a number.
+def scaled(
+    config: Config, *, replicas: int | None = None, gateways: int | None = None, dispatchers: int | None = None
+) -> Config:
+    """With other numbers of processes; None leaves a number.
 
     Raises:
-        InvalidRequestError: the replicas scale by themselves.
+        InvalidRequestError: those scale by themselves.
     """
     config = deepcopy(config)
-    wanted = {REPLICA: replicas, GATEWAY: gateways}
+    wanted = {
+        REPLICA: ("replicas", replicas),
+        GATEWAY: ("gateways", gateways),
+        DISPATCHER: ("dispatchers", dispatchers),
+    }
     for deployment in config["deployments"]:
-        number = wanted.get(deployment["name"])
+        what, number = wanted.get(deployment["name"], ("", None))
         if number is None:
             continue
         if deployment.get("autoscaling_config"):
             raise InvalidRequestError(
-                "This cluster's replicas scale by themselves; start it without --max-replicas to set their number.",
-                param="replicas",
+                f"This cluster's {what} scale by themselves; start it without --max-{what} to set their number.",
+                param=what,
             )
         deployment["num_replicas"] = number
     return config
 
 
 def restarted(config: Config) -> Config:
-    """With another generation, so that every replica and every gateway is replaced, a few at a time."""
+    """With another generation, so that every replica, gateway and dispatcher is replaced, a few at a time."""
     config = deepcopy(config)
     config["args"]["generation"] = config["args"].get("generation", 0) + 1
     return config

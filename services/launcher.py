@@ -20,7 +20,7 @@ from services.interrupts import Interrupts
 from services.joined_ray import joined_ray, proxy_host
 from services.operator_token import operator_token
 from services.own_ray import own_ray
-from services.scaling import replica_numbers
+from services.scaling import dispatcher_numbers, replica_numbers
 from services.settings import ClusterSettings
 from services.state import Endpoint, Run, StateFolder
 from services.tenants.keys import split_key
@@ -130,7 +130,7 @@ def serve_config(settings: ClusterSettings, args: AppArgs) -> ServeDeploySchema:
                     "deployments": [
                         {"name": REPLICA, **replica_numbers(settings)},
                         {"name": GATEWAY, "num_replicas": settings.gateways},
-                        {"name": DISPATCHER, "num_replicas": settings.dispatchers},
+                        {"name": DISPATCHER, **dispatcher_numbers(settings)},
                     ],
                 }
             ],

@@ -37,7 +37,7 @@ def own_ray(settings: ClusterSettings, run: Run, state: StateFolder, interrupts:
 
 def _start(settings: ClusterSettings, run: Run) -> None:
     logging.getLogger("ray").setLevel(logging.WARNING)
-    needed = settings.most_replicas + settings.gateways + 4
+    needed = settings.most_replicas + settings.gateways + settings.most_dispatchers + 3
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, needed),

@@ -69,6 +69,8 @@ def prepare(settings: ClusterSettings, state: StateFolder, say: Say) -> AppArgs:
         max_named_tenants=settings.max_named_tenants,
         history_ttl_s=int(settings.history_ttl_days * 86400),
         max_conversation_items=settings.max_conversation_items,
+        max_queued=settings.max_queued,
+        dispatcher_slots=settings.dispatcher_slots,
         longest_turn_s=LONGEST_TURN_S,
         drain_grace_s=settings.drain_grace_s,
         deterministic=settings.deterministic,

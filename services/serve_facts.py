@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.args import GATEWAY, REPLICA
+from services.args import DISPATCHER, GATEWAY, REPLICA
 
 _EXCEPTION = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception): ")
 
@@ -66,28 +66,34 @@ class ServeFacts:
     message: str = ""
     replicas: DeploymentFacts = DeploymentFacts()
     gateways: DeploymentFacts = DeploymentFacts()
+    dispatchers: DeploymentFacts = DeploymentFacts()
+
+    @property
+    def parts(self) -> tuple[tuple[str, DeploymentFacts], ...]:
+        """The deployments, by the name that operators know."""
+        return (("replicas", self.replicas), ("gateways", self.gateways), ("dispatchers", self.dispatchers))
 
     @property
     def names_deployments(self) -> bool:
-        """Whether Serve knows at least one of the two."""
-        return bool(self.replicas.state or self.gateways.state)
+        """Whether Serve knows at least one of them."""
+        return any(part.state for _, part in self.parts)
 
     @property
     def trouble(self) -> str:
         """What Serve says is wrong, in one sentence; "" when it says nothing."""
-        return self.replicas.message or self.gateways.message or self.message
+        return next((part.message for _, part in self.parts if part.message), self.message)
 
     @property
     def serves_in_part(self) -> bool:
-        """Whether turns can be taken although a process fails to start."""
-        is_failing = self.replicas.is_failing or self.gateways.is_failing
-        return is_failing and self.replicas.running > 0 and self.gateways.running > 0
+        """Whether all kinds of turns can be taken although a process fails to start."""
+        is_failing = any(part.is_failing for _, part in self.parts)
+        return is_failing and all(part.running for _, part in self.parts)
 
     @property
     def progress(self) -> str:
         """How many serve of how many there shall be."""
-        parts = (("replicas", self.replicas), ("gateways", self.gateways))
-        return "; ".join(f"{name} ready: {part.running} of {part.target}" for name, part in parts if part.processes)
+        parts = [(name, part) for name, part in self.parts if part.processes]
+        return "; ".join(f"{name} ready: {part.running} of {part.target}" for name, part in parts)
 
 
 def facts_of(details: Mapping[str, Any], app_name: str) -> ServeFacts:
@@ -101,6 +107,7 @@ def facts_of(details: Mapping[str, Any], app_name: str) -> ServeFacts:
         message=sentence_of(app["message"]),
         replicas=_deployment(deployments.get(REPLICA)),
         gateways=_deployment(deployments.get(GATEWAY)),
+        dispatchers=_deployment(deployments.get(DISPATCHER)),
     )
 
 

@@ -41,6 +41,11 @@ class ClusterSettings(BaseSettings):
     scale_down_delay_s: Annotated[float, Field(ge=0)] = 600
     gateways: Annotated[int, Field(ge=1, le=1024)] = 1
     dispatchers: Annotated[int, Field(ge=1, le=1024)] = 1
+    max_dispatchers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="with it the number of dispatchers follows the queue, from dispatchers up to this"
+    )
+    dispatcher_slots: Annotated[int, Field(ge=1, le=4096)] = 64
+    max_queued: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     redis_url: str | None = Field(None, repr=False, description="see services.conversations.redis_url")
     redis_appendfsync: Literal["everysec", "always"] = Field(
@@ -95,17 +100,23 @@ class ClusterSettings(BaseSettings):
             raise ValueError("is for the embedded server; set appendfsync in the configuration of yours")
         return value
 
-    @field_validator("max_replicas")
+    @field_validator("max_replicas", "max_dispatchers")
     @classmethod
     def _at_least_the_least(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and value < (least := info.data.get("replicas", 1)):
-            raise ValueError(f"must be at least --replicas ({least})")
+        name = str(info.field_name).removeprefix("max_")
+        if value is not None and value < (least := info.data.get(name, 1)):
+            raise ValueError(f"must be at least --{name} ({least})")
         return value
 
     @property
     def most_replicas(self) -> int:
         """The largest number of replicas that there may be."""
         return self.max_replicas or self.replicas
+
+    @property
+    def most_dispatchers(self) -> int:
+        """The largest number of dispatchers that there may be."""
+        return self.max_dispatchers or self.dispatchers
 
     @field_validator("address")
     @classmethod

@@ -18,25 +18,28 @@ _SEE = "`chatglm-cluster status --watch` shows how far it is."
 Count = Annotated[int | None, typer.Option(min=1, max=1024, show_default=False)]
 
 
-def scale(replicas: Count = None, gateways: Count = None, state_dir: StateDir = None) -> None:
-    """Change the number of replicas or gateways of the running cluster.
+def scale(
+    replicas: Count = None, gateways: Count = None, dispatchers: Count = None, state_dir: StateDir = None
+) -> None:
+    """Change the number of replicas, gateways or dispatchers of the running cluster.
 
     New ones load beside the others, which are left alone. Turns of one that is stopped end there, or go on elsewhere.
     """
-    if replicas is None and gateways is None:
-        raise ConfigurationError("Say --replicas or --gateways, and how many.")
-    _ask(state_dir, "/scale", {"replicas": replicas, "gateways": gateways})
-    parts = [f"{number} {name}" for number, name in ((replicas, "replicas"), (gateways, "gateways")) if number]
+    numbers = {"replicas": replicas, "gateways": gateways, "dispatchers": dispatchers}
+    if not any(numbers.values()):
+        raise ConfigurationError("Say --replicas, --gateways or --dispatchers, and how many.")
+    _ask(state_dir, "/scale", numbers)
+    parts = [f"{number} {name}" for name, number in numbers.items() if number]
     typer.echo(f"Asked for {' and '.join(parts)}; {_SEE}")
 
 
 def restart(state_dir: StateDir = None) -> None:
-    """Replace every replica and gateway of the running cluster, a few at a time: a rolling update.
+    """Replace every replica, gateway and dispatcher of the running cluster, a few at a time: a rolling update.
 
     Conversations and answers go on; the KV caches are lost.
     """
     _ask(state_dir, "/restart", {})
-    typer.echo(f"Asked for new replicas and gateways, a few at a time; {_SEE}")
+    typer.echo(f"Asked for new replicas, gateways and dispatchers, a few at a time; {_SEE}")
 
 
 def _ask(state_dir: Path | None, path: str, body: dict[str, int | None]) -> None:

@@ -12,7 +12,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from services.gateway.schemas.status import ClusterStatus, Load, ReplicaStatus, TurnsStatus
+from services.gateway.schemas.status import (
+    ClusterStatus,
+    DispatcherStatus,
+    GatewayStatus,
+    Load,
+    ReplicaStatus,
+    TurnsStatus,
+)
 
 UNKNOWN = "–"
 COLORS = {"RUNNING": "green", "HEALTHY": "green", "STARTING": "yellow", "DEPLOYING": "yellow"}
@@ -22,8 +29,13 @@ NUMBERS = ("turns\nrun", "\nwait", "tokens\nwait", "\nper s", "pages\nused", "ca
 
 def view(status: ClusterStatus, outage: str = "") -> RenderableType:
     """Everything of one status. ``outage`` says why it is not a newer one."""
-    parts: list[RenderableType] = [_headline(status), _replicas(status.replicas), _gateways(status)]
-    parts += [Text(line) for line in _turns(status.turns)]
+    parts: list[RenderableType] = [
+        _headline(status),
+        _replicas(status.replicas),
+        _gateways(status),
+        _dispatchers(status),
+    ]
+    parts += [Text(line) for line in [*_turns(status.turns), *_queue(status)]]
     parts += [Text(line, style="red") for line in [*_troubles(status), *status.notes, outage] if line]
     return Group(*parts)
 
@@ -59,13 +71,33 @@ def _load(load: Load) -> list[str]:
 
 
 def _gateways(status: ClusterStatus) -> Text:
-    text = Text(f"{_many(status.target_gateways, 'gateway')}: ")
-    for index, gateway in enumerate(status.gateways):
-        text.append(", " if index else "").append(f"{gateway.incarnation} ").append_text(_state(gateway.state))
-        text.append(f" on {gateway.node or UNKNOWN}")
-        if gateway.active_turns is not None:
-            text.append(f" ({_many(gateway.active_turns, 'turn')})")
+    turns = [None if each.active_turns is None else _many(each.active_turns, "turn") for each in status.gateways]
+    return _processes(_many(status.target_gateways, "gateway"), status.gateways, turns)
+
+
+def _dispatchers(status: ClusterStatus) -> Text:
+    slots = [None if each.slots is None else f"{each.used_slots} of {each.slots} slots" for each in status.dispatchers]
+    return _processes(_many(status.target_dispatchers, "dispatcher"), status.dispatchers, slots)
+
+
+def _processes(title: str, processes: Sequence[GatewayStatus | DispatcherStatus], words: Sequence[str | None]) -> Text:
+    """One line; behind each process what it does, where it tells."""
+    text = Text(f"{title}: ")
+    for index, (process, word) in enumerate(zip(processes, words, strict=True)):
+        text.append(", " if index else "").append(f"{process.incarnation} ").append_text(_state(process.state))
+        text.append(f" on {process.node or UNKNOWN}").append(f" ({word})" if word else "")
     return text
+
+
+def _queue(status: ClusterStatus) -> Iterator[str]:
+    queue = status.queue
+    if queue is None:
+        return
+    since = f", the first for {queue.oldest_s:.0f} s" if queue.waiting else ""
+    yield (
+        f"background turns: {queue.waiting} waiting{since}, {queue.working} in work, {queue.delayed} delayed, "
+        f"{queue.dead} given up"
+    )
 
 
 def _turns(turns: TurnsStatus) -> Iterator[str]:

@@ -47,6 +47,16 @@ def up(
     dispatchers: Annotated[
         int | None, _option("Processes that run background turns and adopt orphans; default 1.", "dispatchers")
     ] = None,
+    max_dispatchers: Annotated[
+        int | None,
+        _option("Dispatchers follow the queue, from --dispatchers up to this; default: fixed.", "max_dispatchers"),
+    ] = None,
+    dispatcher_slots: Annotated[
+        int | None, _option("Turns that a dispatcher carries out at once; default 64.", "dispatcher_slots")
+    ] = None,
+    max_queued: Annotated[
+        int | None, _option("Background turns that a tenant may have in the queue; default 100000.", "max_queued")
+    ] = None,
     port: Annotated[int | None, _option("HTTP port; default 8000.", "port")] = None,
     redis_url: Annotated[
         str | None,
@@ -140,6 +150,9 @@ def up(
         scale_down_delay_s=scale_down_delay_s,
         gateways=gateways,
         dispatchers=dispatchers,
+        max_dispatchers=max_dispatchers,
+        dispatcher_slots=dispatcher_slots,
+        max_queued=max_queued,
         port=port,
         redis_url=redis_url,
         redis_appendfsync=redis_appendfsync,

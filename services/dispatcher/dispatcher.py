@@ -16,12 +16,13 @@ import structlog
 from cluster.errors import StoreUnavailableError
 from services.conversations.queueing import LOOK_LIMIT, DueIndex
 from services.conversations.store import ConversationStore
+from services.dispatcher.facts import DispatcherFacts
 from services.dispatcher.jobs import CarriesOut, Jobs
 from services.dispatcher.pace import Pace
 from services.dispatcher.settings import DispatcherSettings
 from services.dispatcher.slots import Slots
 from services.dispatcher.sweeper import Sweeper
-from services.queue.base import Entry, Queue
+from services.queue.base import Entry, Queue, QueueLag
 
 _log = structlog.get_logger(__name__)
 
@@ -61,17 +62,24 @@ class Dispatcher:
         self._pace = Pace(self._settings.slots, self._settings.refused_s)
         self._jobs = Jobs(turns, queue, self._settings, self._pace)
         self._sweeper = Sweeper(turns, store, queue, due, slots=self._slots, settings=self._settings, clock=clock)
+        self._lag: QueueLag | None = None
         self._is_stopping = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
 
-    @property
-    def used_slots(self) -> int:
-        """Turns being carried out."""
-        return self._slots.used
+    def facts(self) -> DispatcherFacts:
+        """What there is to count."""
+        return DispatcherFacts(
+            used=self._slots.used,
+            slots=self._settings.slots,
+            allowed=self._pace.allowed,
+            adopted=self._sweeper.adopted,
+            settled=dict(self._jobs.settled),
+            lag=self._lag,
+        )
 
     async def start(self) -> None:
         """Begin to take work."""
-        steps = (self._take, self._care, self._sweep, self._extend)
+        steps = (self._take, self._care, self._sweep, self._extend, self._ask_lag)
         self._loops = [asyncio.create_task(self._repeat(step)) for step in steps]
 
     async def stop(self, drain_s: float = 0.0) -> None:
@@ -108,6 +116,10 @@ class Dispatcher:
     async def _extend(self) -> float:
         await self._jobs.extend()
         return self._settings.extend_s
+
+    async def _ask_lag(self) -> float:
+        self._lag = await self._queue.lag()
+        return self._settings.lag_s
 
     def _work_on(self, entries: list[Entry]) -> None:
         for entry in entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 import structlog
@@ -39,9 +40,13 @@ class Jobs:
         queue: where they come from.
         settings: limits.
         pace: told whether jobs find room.
+
+    Attributes:
+        settled: jobs by what became of them.
     """
 
     def __init__(self, turns: CarriesOut, queue: Queue, settings: DispatcherSettings, pace: Pace) -> None:
+        self.settled: Counter[str] = Counter({"done": 0, "retry": 0, "dead": 0})
         self._turns = turns
         self._queue = queue
         self._settings = settings
@@ -62,6 +67,7 @@ class Jobs:
             if isinstance(verdict, Dead) and carried.fate is Fate.WAITS:
                 await self._turns.give_up(entry.tenant, entry.turn, carried)
             await self._queue.settle(entry, verdict)
+            self.settled[type(verdict).__name__.lower()] += 1
         except StoreUnavailableError as error:
             _log.warning("job.left", turn=entry.turn, error=error.code)
             self._pace.refused(self.num_in_hand, error.retry_after_s)

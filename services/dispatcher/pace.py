@@ -26,6 +26,11 @@ class Pace:
         self._limit = most
         self._paused_until = float("-inf")
 
+    @property
+    def allowed(self) -> int:
+        """Jobs that there may be in hand, but for pauses."""
+        return self._limit
+
     def room(self, used: int) -> int:
         """How many jobs to take now, with ``used`` in hand."""
         return 0 if self._clock() < self._paused_until else max(self._limit - used, 0)

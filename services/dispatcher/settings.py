@@ -14,6 +14,7 @@ class DispatcherSettings:
         poll_s: pause after a look that found nothing, or no room.
         care_s: how often delayed jobs, lost jobs and due turns are looked at.
         extend_s: how often the queue hears that the jobs in hand are worked on.
+        lag_s: how often the queue is asked how much there is in it.
         idle_s: a job of another dispatcher that the queue has not heard of for so long is taken over.
         max_tries: a job that finds no room so often is given up; about two hours.
         first_pause_s: before the second try; doubled each time.
@@ -28,6 +29,7 @@ class DispatcherSettings:
     poll_s: float = 0.05
     care_s: float = 1.0
     extend_s: float = 10.0
+    lag_s: float = 1.0
     idle_s: float = 30.0
     max_tries: int = 100
     first_pause_s: float = 0.5

@@ -36,6 +36,9 @@ class Sweeper:
         slots: where turns are carried out.
         settings: times.
         clock: unix seconds.
+
+    Attributes:
+        adopted: turns that were taken over.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Sweeper:
         settings: DispatcherSettings,
         clock: Callable[[], float],
     ) -> None:
+        self.adopted = 0
         self._turns = turns
         self._store = store
         self._queue = queue
@@ -98,6 +102,7 @@ class Sweeper:
                 await self._due.move(ref.tenant, ref.turn, in_s=self._settings.again_s)
             elif carried.fate is not Fate.OWNED:  # one that was given up here is due now
                 await self._due.remove(ref.tenant, ref.turn)
+            self.adopted += carried.fate in {Fate.ENDED, Fate.FAILED}
             _log.info("turn.adopted", turn=ref.turn, fate=carried.fate.name.lower())
         except StoreUnavailableError as error:
             _log.warning("turn.left", turn=ref.turn, error=error.code)

@@ -14,10 +14,12 @@ from cluster.metrics.families import Report, values_of
 from cluster.metrics.loading import Loading
 from services.gateway.schemas.status import (
     ClusterStatus,
+    DispatcherStatus,
     GatewayStatus,
     Load,
     LoadFailureStatus,
     Pages,
+    QueueStatus,
     ReplicaStatus,
     TurnsStatus,
 )
@@ -25,6 +27,7 @@ from services.serve_facts import DeploymentFacts, ServedProcess, ServeFacts
 
 REPLICA_PROCESS = "replica-"
 GATEWAY_PROCESS = "gateway-"
+DISPATCHER_PROCESS = "dispatcher-"
 REJECTIONS = ("overloaded", "no_replica", "history_unavailable")  # codes of turns refused for now
 
 SILENT = "It has not reported for five seconds: it hangs, or is cut off."
@@ -54,9 +57,14 @@ def assemble(facts: ServeFacts, snapshot: Snapshot | None, *, silent_s: float = 
         serving=facts.replicas.running,
         target_replicas=facts.replicas.target,
         target_gateways=facts.gateways.target,
+        target_dispatchers=facts.dispatchers.target,
         replicas=sorted(replicas, key=_place),
         cannot_load=failed,
         gateways=[_gateway(p, reports.get(GATEWAY_PROCESS + p.incarnation)) for p in facts.gateways.processes],
+        dispatchers=[
+            _dispatcher(p, reports.get(DISPATCHER_PROCESS + p.incarnation)) for p in facts.dispatchers.processes
+        ],
+        queue=_queue([report for name, report in reports.items() if name.startswith(DISPATCHER_PROCESS)]),
         turns=_turns([report for name, report in reports.items() if name.startswith(GATEWAY_PROCESS)]),
         notes=list(_notes(facts, has_board=snapshot is not None, explained=bool(failed), silent_s=silent_s)),
     )
@@ -123,6 +131,32 @@ def _gateway(process: ServedProcess, report: Report | None) -> GatewayStatus:
     )
 
 
+def _dispatcher(process: ServedProcess, report: Report | None) -> DispatcherStatus:
+    return DispatcherStatus(
+        incarnation=process.incarnation,
+        state=process.state,
+        node=process.node,
+        pid=process.pid,
+        used_slots=None if report is None else _int(report, "chatglm_dispatcher_slots_used"),
+        slots=None if report is None else _int(report, "chatglm_dispatcher_slots"),
+    )
+
+
+def _queue(dispatchers: Iterable[Report]) -> QueueStatus | None:
+    """Each tells of the whole queue; any of them will do."""
+    told = next((report for report in dispatchers if values_of(report, "chatglm_queue_jobs")), None)
+    if told is None:
+        return None
+    jobs, oldest_s = _ints(told, "chatglm_queue_jobs"), values_of(told, "chatglm_queue_oldest_seconds").get("", 0.0)
+    return QueueStatus(
+        waiting=jobs["waiting"],
+        working=jobs["working"],
+        delayed=jobs["delayed"],
+        dead=jobs["dead"],
+        oldest_s=round(oldest_s, 1),
+    )
+
+
 def _turns(gateways: list[Report]) -> TurnsStatus:
     pins = _total(gateways, "chatglm_pins")
     errors = _total(gateways, "chatglm_turn_errors")
@@ -147,9 +181,9 @@ def _notes(facts: ServeFacts, *, has_board: bool, explained: bool, silent_s: flo
         yield f"Ray Serve's controller has not answered for {silent_s:.0f} s; states are those from before."
     if not has_board:
         yield "The metrics board does not answer; loads and counters are unknown."
-    for what, deployment in (("replicas", facts.replicas), ("gateways", facts.gateways)):
+    for what, deployment in facts.parts:
         yield from _deployment_notes(what, deployment, explained=explained and what == "replicas")
-    if not facts.replicas.message and not facts.gateways.message and facts.message:
+    if facts.message and not any(deployment.message for _, deployment in facts.parts):
         yield facts.message
 
 

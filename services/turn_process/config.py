@@ -17,6 +17,7 @@ class ProcessConfig:
         longest_turn_s: a turn may take this long; the proxy waits as long.
         drain_grace_s: turns of a replica that is being stopped have this long before they go on elsewhere.
         max_conversation_items: a conversation takes no more items than this from its caller.
+        max_queued: a tenant has no more turns than this in the queue.
         quantize: bits that replicas quantize the weights to; this and what follows only tells models apart here.
         lora: folder of the adapter that they apply; empty: none.
         prefix: folder of the prefix that they apply; empty: none.
@@ -29,6 +30,7 @@ class ProcessConfig:
     longest_turn_s: int
     drain_grace_s: int
     max_conversation_items: int = 10_000
+    max_queued: int = 100_000
     quantize: int = 0
     lora: str = ""
     prefix: str = ""

@@ -49,7 +49,7 @@ class TurnProcess:
             self.link, history_ttl_s=config.history_ttl_s, max_items=config.max_conversation_items
         )
         self.index = RedisIdIndex(self.link)
-        self.queue = RedisQueue(self.link, BACKGROUND)
+        self.queue = RedisQueue(self.link, BACKGROUND, max_queued=config.max_queued)
         self.due = RedisDueIndex(self.link)
         self.model = served_model(config, tokenizer)
         self.turns = TurnService(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -22,7 +23,7 @@ from services.turns.draft import Draft
 from services.turns.orphans import Claimed
 from services.turns.parts import TurnParts
 from services.turns.projection import VERSION
-from services.turns.prompt import digest, prompt_ids
+from services.turns.prompt import PromptMessage, digest, prompt_ids
 from services.turns.rebuild import prompt_messages
 
 _decode_sampling = msgspec.msgpack.Decoder(SamplingParams).decode
@@ -100,7 +101,14 @@ def _check(parts: TurnParts, record: TurnRecord) -> None:
 
 async def _prompt(parts: TurnParts, tenant: str, record: TurnRecord) -> list[int]:
     messages = await prompt_messages(parts.store, tenant, record)
-    prompt = await asyncio.to_thread(prompt_ids, parts.tokenizer, messages)
+    prompt = await _encoded(parts, messages)
     if digest(prompt) != record.request.prompt_digest:
         raise PromptMismatchError("The conversation does not give the prompt that this turn began with.")
     return prompt
+
+
+async def _encoded(parts: TurnParts, messages: Sequence[PromptMessage]) -> list[int]:
+    """Short prompts here, for a thread costs a job more than it takes to encode them."""
+    if sum(len(message.text) for message in messages) <= parts.settings.inline_chars:
+        return prompt_ids(parts.tokenizer, messages)
+    return await asyncio.to_thread(prompt_ids, parts.tokenizer, messages)

@@ -10,9 +10,10 @@ from cluster.errors import InvalidRequestError
 from services.changes import restarted, scaled
 
 
-def config(**replica: Any) -> dict[str, Any]:
+def config(dispatcher: dict[str, Any] | None = None, **replica: Any) -> dict[str, Any]:
     """A small application."""
     deployments = [{"name": "Replica", **(replica or {"num_replicas": 2})}, {"name": "Gateway", "num_replicas": 1}]
+    deployments.append({"name": "Dispatcher", **(dispatcher or {"num_replicas": 1})})
     return {"name": "chatglm", "args": {"device": "cpu"}, "deployments": deployments}
 
 
@@ -30,6 +31,14 @@ def test_replicas_that_scale_by_themselves_are_not_set() -> None:
     with pytest.raises(InvalidRequestError, match="scale by themselves"):
         scaled(config(autoscaling_config={"min_replicas": 1}), replicas=3)
     assert scaled(config(autoscaling_config={"min_replicas": 1}), gateways=3)["deployments"][1]["num_replicas"] == 3
+
+
+def test_dispatchers_are_set_alike() -> None:
+    """Unless they follow the queue."""
+    assert scaled(config(), dispatchers=3)["deployments"][2]["num_replicas"] == 3
+    with pytest.raises(InvalidRequestError, match="--max-dispatchers") as caught:
+        scaled(config(dispatcher={"autoscaling_config": {"min_replicas": 1}}), dispatchers=3)
+    assert caught.value.param == "dispatchers"
 
 
 def test_each_restart_is_another_generation() -> None:

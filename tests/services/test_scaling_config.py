@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from services.scaling import replica_numbers
+from services.scaling import dispatcher_numbers, replica_numbers
 from services.settings import read_settings
 
 
@@ -28,6 +28,15 @@ def test_bounds_and_delays_are_those_of_the_operator() -> None:
     assert scaling["policy"] == {"policy_function": "cluster.scaling.serve_policy:ReplicaScaling"}
     assert "initial_replicas" not in scaling
     assert scaling["look_back_period_s"] > scaling["metrics_interval_s"]
+
+
+def test_dispatchers_follow_the_queue_where_more_are_allowed() -> None:
+    """By a policy of their own, in seconds."""
+    assert dispatcher_numbers(read_settings(dispatchers=2)) == {"num_replicas": 2}
+    (scaling,) = dispatcher_numbers(read_settings(dispatchers=1, max_dispatchers=4)).values()
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (1, 4)
+    assert scaling["policy"] == {"policy_function": "services.dispatcher.serve_policy:DispatcherScaling"}
+    assert scaling["upscale_delay_s"] < scaling["downscale_delay_s"]
 
 
 VERSIONS = """
@@ -63,7 +72,7 @@ def test_another_number_is_the_same_code() -> None:
     scaling = {"replicas": 1, "max_replicas": 2}
     options = [
         {"replicas": 1},
-        {"replicas": 3, "gateways": 2},
+        {"replicas": 3, "gateways": 2, "dispatchers": 3},
         scaling,
         {"replicas": 2, "max_replicas": 9, "gateways": 3},
         {**scaling, "scale_up_delay_s": 1, "scale_down_delay_s": 5},

@@ -46,14 +46,15 @@ def test_running_replicas_are_counted() -> None:
 
 
 def test_what_serves_in_part_is_told_from_what_is_slow() -> None:
-    """Only a failure to start is not waited for, and only when turns can be taken."""
+    """Only a failure to start is not waited for, and only when turns of all kinds can be taken."""
     serving = DeploymentFacts("HEALTHY", target=1, processes=(ServedProcess("g", "RUNNING"),))
     replicas = (ServedProcess("a", "RUNNING"), ServedProcess("b", "STARTING"))
     failing = DeploymentFacts("UPDATING", "no weights.", 2, replicas, is_failing=True)
     slow = DeploymentFacts("UPDATING", "it takes long.", 2, replicas)
-    assert ServeFacts("DEPLOYING", "", failing, serving).serves_in_part
-    assert not ServeFacts("DEPLOYING", "", failing, DeploymentFacts()).serves_in_part
-    assert not ServeFacts("DEPLOYING", "", slow, serving).serves_in_part
+    assert ServeFacts("DEPLOYING", "", failing, serving, serving).serves_in_part
+    assert not ServeFacts("DEPLOYING", "", failing, DeploymentFacts(), serving).serves_in_part
+    assert not ServeFacts("DEPLOYING", "", failing, serving, DeploymentFacts()).serves_in_part
+    assert not ServeFacts("DEPLOYING", "", slow, serving, serving).serves_in_part
     assert ServeFacts("DEPLOYING", "", failing, serving).trouble == "no weights."
     assert ServeFacts("DEPLOYING", "", slow, serving).progress == "replicas ready: 1 of 2; gateways ready: 1 of 1"
 

@@ -63,7 +63,7 @@ def parts_over(link: RedisLink, *, words: int, pause_s: float = 0.0, lease_s: fl
         store=RedisConversationStore(link),
         index=MemoryIdIndex(),
         due=RedisDueIndex(link),
-        queue=RedisQueue(link, BACKGROUND),
+        queue=RedisQueue(link, BACKGROUND, max_queued=10**6),
         tokenizer=tokenizer,
         model=MODEL,
         settings=TurnSettings(journal=journal),

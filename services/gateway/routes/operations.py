@@ -64,14 +64,15 @@ async def status(deps: Deps) -> ClusterStatus:
     responses=answers(Accepted, *_OPERATOR, *BODY),
 )
 async def scale(request: Request, deps: Deps) -> Accepted:
-    """Change the number of replicas or gateways; those that stay are left alone."""
+    """Change the number of replicas, gateways or dispatchers; those that stay are left alone."""
     body = await read_body(request, ScaleRequest)
-    await deps.change(partial(scaled, replicas=body.replicas, gateways=body.gateways))
+    change = partial(scaled, replicas=body.replicas, gateways=body.gateways, dispatchers=body.dispatchers)
+    await deps.change(change)
     return Accepted()
 
 
 @router.post("/restart", dependencies=[Depends(require_operator)], responses=answers(Accepted, *_OPERATOR))
 async def restart(deps: Deps) -> Accepted:
-    """Replace every replica and gateway, a few at a time."""
+    """Replace every replica, gateway and dispatcher, a few at a time."""
     await deps.change(restarted)
     return Accepted()

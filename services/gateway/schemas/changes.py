@@ -16,6 +16,7 @@ class ScaleRequest(RequestBody):
 
     replicas: Count | None = None
     gateways: Count | None = None
+    dispatchers: Count | None = None
 
 
 class Accepted(Shape):

@@ -53,6 +53,27 @@ class GatewayStatus(Shape):
     active_turns: int | None
 
 
+class DispatcherStatus(Shape):
+    """A process that carries out background turns. ``used_slots`` of ``slots`` are null while it does not tell."""
+
+    incarnation: str
+    state: str
+    node: str
+    pid: int | None
+    used_slots: int | None
+    slots: int | None
+
+
+class QueueStatus(Shape):
+    """Background turns: waiting, in work, to be tried again, and given up; since when the first one waits."""
+
+    waiting: int
+    working: int
+    delayed: int
+    dead: int
+    oldest_s: float
+
+
 class LoadFailureStatus(Shape):
     """A rank without a serving replica, because loading failed ``failures`` times in a row."""
 
@@ -85,8 +106,11 @@ class ClusterStatus(Shape):
     serving: int
     target_replicas: int
     target_gateways: int
+    target_dispatchers: int
     replicas: list[ReplicaStatus]
     cannot_load: list[LoadFailureStatus]
     gateways: list[GatewayStatus]
+    dispatchers: list[DispatcherStatus]
+    queue: QueueStatus | None  # null while no dispatcher tells
     turns: TurnsStatus
     notes: list[str]

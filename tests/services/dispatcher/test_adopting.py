@@ -149,7 +149,7 @@ async def test_an_owner_that_wakes_after_its_lease_writes_nothing_more(kit):
         async with kit.dispatcher("b"):
             await until(lambda: gate.is_shut)
             nap.set()
-            await until(lambda: not dispatcher.used_slots)
+            await until(lambda: not dispatcher.facts().used)
             assert (await kit.record(turn)).state is TurnState.RUNNING
             gate.set()
             record = await kit.ended(turn)

@@ -44,7 +44,7 @@ async def test_slots_bound_what_is_carried_out_at_once(kit):
     turns = [await kit.enqueue(f"Question {number}") for number in range(5)]
     async with kit.dispatcher(slots=2) as dispatcher:
         await until(lambda: len(kit.backend.requests) == 2)
-        assert (dispatcher.used_slots, (await kit.queue.lag()).waiting) == (2, 3)
+        assert (dispatcher.facts().used, (await kit.queue.lag()).waiting) == (2, 3)
         kit.backend.gate.set()
         states = {(await kit.ended(turn)).state for turn in turns}
     assert states == {TurnState.COMPLETED}
