@@ -11,10 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.errors import InvalidRequestError, NotFoundError
+from services.cli import replaying
 from services.cli.options import StateDir
 from services.cli.redis_link import RedisUrl, Result, with_link
-from services.conversations.queueing import Ref
+from services.cli.replaying import Replayed
+from services.conversations.redis_link import RedisLink
+from services.conversations.redis_store import RedisConversationStore
 from services.queue.base import DeadLetter, Queue, QueueLag, TenantJobs
+from services.queue.due import RedisDueIndex
 from services.queue.keys import CLASSES, MAX_DEAD
 from services.queue.redis_queue import RedisQueue
 
@@ -63,29 +67,25 @@ def replay(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Queue dead letters again, as new jobs: one, all of a tenant, or all."""
+    """Queue dead letters again, as new jobs: one, all of a tenant, or all. Their failed turns are opened anew."""
     if sum([letter is not None, tenant is not None, is_all]) != 1:
         raise InvalidRequestError("Name one dead letter, or give --tenant or --all.", param="letter")
 
-    async def run(queue: Queue) -> int:
-        if letter is not None:
-            return await _replay_one(queue, letter)
+    async def run(link: RedisLink) -> Replayed:
+        queue = RedisQueue(link, _known(name))
         # Read first: what is replayed now and dies again at once is not replayed again.
         letters = await queue.dead(tenant=tenant, limit=MAX_DEAD)
-        return await queue.replay([each.ref for each in letters])
+        refs = [each.ref for each in letters if letter in (None, str(each.ref))]
+        if letter is not None and not refs:
+            raise NotFoundError("dead letter", letter)
+        return await replaying.replay(RedisConversationStore(link), RedisDueIndex(link), queue, refs)
 
-    count = _with_queue(name, redis_url, state_dir, run)
-    typer.echo(f"{count} dead {'letter is' if count == 1 else 'letters are'} queued again.")
-
-
-async def _replay_one(queue: Queue, letter: str) -> int:
-    try:
-        ref = Ref.parse(letter)
-    except (ValueError, NotFoundError) as error:
-        raise NotFoundError("dead letter", letter) from error
-    if (count := await queue.replay([ref])) == 0:
-        raise NotFoundError("dead letter", letter)
-    return count
+    done = with_link(redis_url, state_dir, run)
+    if letter is not None and done.refused:
+        raise InvalidRequestError(f"{letter} cannot be queued again: {next(iter(done.refused))}.", param="letter")
+    typer.echo(f"{done.queued} dead {'letter is' if done.queued == 1 else 'letters are'} queued again.")
+    for reason, count in done.refused.items():
+        typer.echo(f"{count} cannot be: {reason}.")
 
 
 def _show_tenants(largest: Sequence[TenantJobs]) -> None:
@@ -109,6 +109,10 @@ def _show_letters(letters: Sequence[DeadLetter]) -> None:
 def _with_queue(
     name: str, redis_url: str | None, state_dir: StateDir, use: Callable[[Queue], Awaitable[Result]]
 ) -> Result:
+    return with_link(redis_url, state_dir, lambda link: use(RedisQueue(link, _known(name))))
+
+
+def _known(name: str) -> str:
     if name not in CLASSES:
         raise InvalidRequestError(f"There is no queue {name!r}; there are {' and '.join(CLASSES)}.", param="queue")
-    return with_link(redis_url, state_dir, lambda link: use(RedisQueue(link, name)))
+    return name

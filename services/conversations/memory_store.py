@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from cluster.errors import NotFoundError
-from services.conversations import ids, memory_items, memory_turns
+from services.conversations import ids, memory_items, memory_revive, memory_turns
 from services.conversations.checks import check_begin, check_commit
 from services.conversations.item_store import ItemPage
 from services.conversations.items import name_items
@@ -191,6 +191,16 @@ class MemoryConversationStore:
         """
         root, entry = self._turn(tenant, turn)
         return memory_turns.cancel(root, entry, self._clock(), self._history_ttl_s)
+
+    async def revive(self, tenant: str, turn: str, *, owner: str, deadline_s: float) -> Reply:
+        """Let a failed turn that nobody waits for wait anew, as if it had just been queued.
+
+        OK (again for the same owner), EXISTS, TERMINAL, BUSY, VERSION, ABSENT or GONE.
+        """
+        root, entry, refusal = self._writable(tenant, turn)
+        if entry is None:
+            return refusal
+        return memory_revive.revive(root, entry, owner=owner, deadline_s=deadline_s, now=self._clock())
 
     async def turn(self, tenant: str, turn: str) -> TurnRecord:
         """Raises NotFoundError."""

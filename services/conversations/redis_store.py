@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from redis.asyncio import Redis
 
 from cluster.errors import NotFoundError
-from services.conversations import codec, ids, redis_calls, redis_items
+from services.conversations import codec, ids, redis_calls, redis_items, redis_revive
 from services.conversations.checks import check_begin, check_commit
 from services.conversations.item_store import ItemPage
 from services.conversations.items import name_items
@@ -202,6 +202,16 @@ class RedisConversationStore:
         if state is None:
             raise NotFoundError("response", turn)
         return TurnState(state.decode())
+
+    async def revive(self, tenant: str, turn: str, *, owner: str, deadline_s: float) -> Reply:
+        """Let a failed turn that nobody waits for wait anew, as if it had just been queued.
+
+        OK (again for the same owner), EXISTS, TERMINAL, BUSY, VERSION, ABSENT or GONE.
+        """
+        keys, part = Keys.of_turn(tenant, turn)
+        return await self._link.call(
+            lambda redis: redis_revive.revive(redis, keys, part, turn, owner=owner, deadline_s=deadline_s)
+        )
 
     async def turn(self, tenant: str, turn: str) -> TurnRecord:
         """Raises NotFoundError."""

@@ -221,6 +221,14 @@ class ConversationStore(ItemStore, Protocol):
         """
         ...
 
+    async def revive(self, tenant: str, turn: str, *, owner: str, deadline_s: float) -> Reply:
+        """Let a failed turn that nobody waits for wait anew, as if it had just been queued: an operator's act.
+
+        OK (again for the same owner), EXISTS (it has not ended), TERMINAL (it did not fail, or somebody waited for it),
+        BUSY, VERSION (its line has moved on), ABSENT or GONE.
+        """
+        ...
+
     async def turn(self, tenant: str, turn: str) -> TurnRecord:
         """Raises NotFoundError."""
         ...

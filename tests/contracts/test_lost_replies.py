@@ -8,14 +8,14 @@ from redis.asyncio import Redis
 from cluster.errors import NotFoundError
 from services.conversations import ids, redis_items
 from services.conversations.keys import Keys
-from services.conversations.records import Item
+from services.conversations.records import Item, TurnState
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Reply, Verdict
 from services.tenants.redis_keys import RedisKeyStore
 from services.tenants.share import Share
 from tests.support.lossy import LossyRedis, lossy
-from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note
+from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note, a_request
 
 
 @pytest.fixture
@@ -145,3 +145,13 @@ async def test_a_share_is_set_once(link):
     assert await keys.set_share(TENANT, weight=3) == Share(weight=3)
     assert await keys.set_share(TENANT, priority=1) == Share(weight=3, priority=1)
     assert (await keys.find(first.id)).share == Share(weight=3, priority=1)
+
+
+async def test_a_failed_turn_is_revived_once(store):
+    """It waits, and its line is its own."""
+    conversation = (await store.create(TENANT, metadata={})).id
+    turn = ids.new_response(conversation)
+    await store.begin(a_begin(turn, request=a_request(is_background=True)))
+    await store.commit(a_commit(turn, state=TurnState.FAILED, items=[]))
+    reply = await store.revive(TENANT, turn, owner="operator", deadline_s=60.0)
+    assert (reply.verdict, (await store.load(TENANT, conversation)).active) == (Verdict.OK, turn)

@@ -26,6 +26,7 @@ _CALLS = frozenset(
         "extend",
         "reclaim",
         "promote_due",
+        "replay",
         "add",
         "move",
         "remove",

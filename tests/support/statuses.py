@@ -9,8 +9,11 @@ from cluster.metrics.board import Snapshot
 from cluster.metrics.families import Report
 from cluster.metrics.loading import Loading
 from cluster.replica.metrics import EngineFamilies
+from services.dispatcher.facts import DispatcherFacts
+from services.dispatcher.families import dispatcher_families
 from services.gateway.families import gateway_families
 from services.gateway.metrics import GatewayCounters
+from services.queue.base import QueueLag
 from services.serve_facts import DeploymentFacts, ServedProcess, ServeFacts
 from services.turns.metrics import TurnMetrics
 
@@ -41,6 +44,12 @@ def replica_report(incarnation: str, rank: int, **stats: int) -> Report:
 def gateway_report(incarnation: str, metrics: TurnMetrics | None = None) -> Report:
     """What a gateway says of itself."""
     return Report(f"gateway-{incarnation}", gateway_families(metrics or TurnMetrics(), GatewayCounters().snapshot()))
+
+
+def dispatcher_report(incarnation: str, *, used: int = 0, lag: QueueLag | None = None) -> Report:
+    """What a dispatcher says of itself and of the queue."""
+    told = DispatcherFacts(used=used, slots=64, allowed=64, adopted=0, settled={}, lag=lag)
+    return Report(f"dispatcher-{incarnation}", dispatcher_families(TurnMetrics(), told))
 
 
 def failed(rank: int, incarnation: str, reason: str, failures: int = 1) -> Loading:

@@ -10,11 +10,14 @@ from typing import TypeVar
 import pytest
 
 from services.cli.main import main
+from services.conversations.records import TurnRecord, TurnState
 from services.conversations.redis_link import RedisLink
+from services.conversations.redis_store import RedisConversationStore
 from services.queue.base import Dead, Retry
 from services.queue.keys import BACKGROUND
 from services.queue.redis_queue import RedisQueue
 from tests.support.jobs import drain, fill
+from tests.support.turns import a_begin, a_commit, a_request
 from tests.support.valkey import ValkeyServer, running_valkey
 
 pytestmark = pytest.mark.valkey
@@ -71,6 +74,41 @@ async def bury(queue: RedisQueue) -> dict[str, list[str]]:
     return turns
 
 
+async def fail(store: RedisConversationStore, turns: dict[str, list[str]]) -> None:
+    """Give these turns the records that belong to dead letters."""
+    for tenant, names in turns.items():
+        for turn in names:
+            request = a_request(is_background=True)
+            await store.begin(a_begin(turn, tenant=tenant, request=request, new_line=True))
+            failed = {"state": TurnState.FAILED, "items": [], "error_code": "overloaded"}
+            await store.commit(a_commit(turn, tenant=tenant, **failed))
+
+
+def buried(server: ValkeyServer) -> dict[str, list[str]]:
+    """Dead letters with their failed turns."""
+
+    async def make(queue: RedisQueue) -> dict[str, list[str]]:
+        turns = await bury(queue)
+        store = RedisConversationStore(server.url)
+        await fail(store, turns)
+        await store.close()
+        return turns
+
+    return on(server, make)
+
+
+def records(server: ValkeyServer, turns: dict[str, list[str]]) -> list[TurnRecord]:
+    """Of these turns."""
+
+    async def read() -> list[TurnRecord]:
+        store = RedisConversationStore(server.url)
+        found = [await store.turn(tenant, turn) for tenant, names in turns.items() for turn in names]
+        await store.close()
+        return found
+
+    return asyncio.run(read())
+
+
 def test_the_list_has_a_row_for_each_queue(server: ValkeyServer, run: Run) -> None:
     """Waiting, tenants, oldest, in work, delayed, dead."""
 
@@ -106,9 +144,10 @@ def test_dead_letters_of_one_tenant_are_shown(server: ValkeyServer, run: Run) ->
 
 
 def test_one_dead_letter_is_replayed(server: ValkeyServer, run: Run) -> None:
-    """By the name that `show` gave it; a second time there is none."""
-    turn = on(server, bury)["acme"][0]
+    """By the name that `show` gave it, with its turn; a second time there is none."""
+    turn = buried(server)["acme"][0]
     assert run("replay", "background", f"acme:{turn}") == (0, "1 dead letter is queued again. ")
+    assert [record.state for record in records(server, {"acme": [turn]})] == [TurnState.QUEUED]
     assert [entry.turn for entry in on(server, drain)] == [turn]
     status, told = run("replay", "background", f"acme:{turn}")
     assert (status, told) == (2, f"No dead letter 'acme:{turn}' was found. ")
@@ -116,10 +155,30 @@ def test_one_dead_letter_is_replayed(server: ValkeyServer, run: Run) -> None:
 
 def test_all_dead_letters_of_a_tenant_or_of_all_are_replayed(server: ValkeyServer, run: Run) -> None:
     """What is replayed waits again."""
-    on(server, bury)
+    turns = buried(server)
     assert run("replay", "background", "--tenant", "acme") == (0, "2 dead letters are queued again. ")
     assert run("replay", "background", "--all") == (0, "1 dead letter is queued again. ")
+    assert {record.state for record in records(server, turns)} == {TurnState.QUEUED}
     assert len(on(server, drain)) == 3
+
+
+def test_a_letter_whose_turn_cannot_be_opened_stays(server: ValkeyServer, run: Run) -> None:
+    """Its reason is told, of one as an error; the others are queued again."""
+    turns = buried(server)
+    gone, other = turns["acme"]
+
+    async def erase(_: RedisQueue) -> None:
+        store = RedisConversationStore(server.url)
+        await store.delete_turn("acme", gone)
+        await store.close()
+
+    on(server, erase)
+    told = "1 dead letter is queued again. 1 cannot be: it was erased. "
+    assert run("replay", "background", "--tenant", "acme") == (0, told)
+    status, message = run("replay", "background", f"acme:{gone}")
+    assert (status, message) == (2, f"acme:{gone} cannot be queued again: it was erased. ")
+    assert [entry.turn for entry in on(server, drain)] == [other]
+    assert len(on(server, lambda queue: queue.dead(tenant="acme"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,18 @@ from services.cli.status import print_once, read_status, status, watch_json, wat
 from services.cli.status_view import view
 from services.gateway.schemas.status import ClusterStatus
 from services.gateway.status import assemble
+from services.queue.base import QueueLag
 from services.state import Endpoint, StateFolder
 from services.turns.metrics import TurnMetrics
-from tests.support.statuses import board, deployment, facts, failed, gateway_report, replica_report
+from tests.support.statuses import (
+    board,
+    deployment,
+    dispatcher_report,
+    facts,
+    failed,
+    gateway_report,
+    replica_report,
+)
 
 
 def one_of_two() -> ClusterStatus:
@@ -51,6 +60,16 @@ def test_the_table_tells_who_serves_and_why_the_others_do_not(width: int) -> Non
     assert "Rank 1 cannot load on 10.0.0.1, tried 3 times: /m: no [red] weights." in text
     assert "pins: 20 kept, 0 spilled, 0 moved, 4 placed" in text
     assert "3 overloaded" in text
+
+
+def test_dispatchers_and_background_turns_have_a_line() -> None:
+    """Who carries turns out, how full each is, and how many wait for how long."""
+    lag = QueueLag(waiting=7, tenants=2, working=3, delayed=5, dead=1, oldest_s=12.34)
+    told = board(dispatcher_report("d1", used=3, lag=lag))
+    dispatchers = deployment(2, d1="RUNNING", d2="STARTING")
+    text = shown(assemble(facts(replicas=deployment(0), dispatchers=dispatchers), told))
+    assert "2 dispatchers: d1 RUNNING on 10.0.0.1 (3 of 64 slots), d2 STARTING on 10.0.0.1" in text
+    assert "background turns: 7 waiting, the first for 12 s, 3 in work, 5 delayed, 1 given up" in text
 
 
 def test_where_the_output_is_no_terminal_a_reason_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

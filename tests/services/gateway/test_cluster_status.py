@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from services.gateway.schemas.status import QueueStatus
 from services.gateway.status import GIVEN_UP, RETRYING, SILENT, assemble
+from services.queue.base import QueueLag
 from services.serve_facts import ServeFacts
 from services.turns.metrics import TurnMetrics
-from tests.support.statuses import NODE, board, deployment, facts, failed, gateway_report, replica_report
+from tests.support.statuses import (
+    NODE,
+    board,
+    deployment,
+    dispatcher_report,
+    facts,
+    failed,
+    gateway_report,
+    replica_report,
+)
 
 
 def test_a_replica_is_what_serve_knows_and_what_it_reports() -> None:
@@ -59,6 +70,22 @@ def test_turns_of_all_gateways_are_added_up() -> None:
     assert turns.rejected == {"overloaded": 2, "no_replica": 1}
     assert (turns.active, turns.prompt_tokens, turns.cached_tokens, turns.cache_share) == (7, 400, 200, 0.5)
     assert [(gateway.incarnation, gateway.active_turns) for gateway in status.gateways] == [("g1", 0), ("g2", 7)]
+
+
+def test_dispatchers_and_their_queue_are_shown() -> None:
+    """Each with its slots; the queue once, as any of them tells it."""
+    lag = QueueLag(waiting=7, tenants=2, working=3, delayed=5, dead=1, oldest_s=12.34)
+    reports = [dispatcher_report("d1"), dispatcher_report("d2", used=3, lag=lag)]
+    dispatchers = deployment(3, d1="RUNNING", d2="RUNNING", d3="STARTING")
+    status = assemble(facts(replicas=deployment(0), dispatchers=dispatchers), board(*reports))
+    slots = [(each.incarnation, each.used_slots, each.slots) for each in status.dispatchers]
+    assert (status.target_dispatchers, slots) == (3, [("d1", 0, 64), ("d2", 3, 64), ("d3", None, None)])
+    assert status.queue == QueueStatus(waiting=7, working=3, delayed=5, dead=1, oldest_s=12.3)
+
+
+def test_a_queue_that_nobody_tells_of_is_unknown() -> None:
+    """As in the first second of a dispatcher, or while its store is away."""
+    assert assemble(facts(replicas=deployment(0)), board(dispatcher_report("d1"))).queue is None
 
 
 def test_a_replica_that_cannot_load_is_shown_with_its_reason() -> None:
