@@ -61,10 +61,18 @@ def order(candidates: Sequence[Candidate], wish: Wish) -> list[Candidate]:
     """All candidates, best first. Budget: 3 µs per candidate.
 
     Full replicas come after those with room, avoided ones last of all: a turn that only they can take still goes there.
+    Among these, suspects come last, the latest one behind the others: a turn that has lost all of them does not ask the
+    frozen one again and again.
     Ties (two replicas claiming one rank for a second) fall by incarnation.
     """
-    last = avoided([c.incarnation for c in candidates], wish)
-    return sorted(candidates, key=lambda c: (c.incarnation in last, c.is_full, -_weight(c, wish), c.incarnation))
+    doubts = _doubts([c.incarnation for c in candidates], wish)
+    return sorted(candidates, key=lambda c: (doubts.get(c.incarnation, 0), c.is_full, -_weight(c, wish), c.incarnation))
+
+
+def _doubts(incarnations: Collection[str], wish: Wish) -> dict[str, int]:
+    """Those who are avoided, with how doubtful each is."""
+    places = {suspect: len(wish.suspects) - place for place, suspect in enumerate(wish.suspects)}
+    return {incarnation: 1 + places.get(incarnation, 0) for incarnation in avoided(incarnations, wish)}
 
 
 def _weight(candidate: Candidate, wish: Wish) -> float:

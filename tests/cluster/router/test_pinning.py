@@ -7,6 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pytest
+
 from cluster.router.pinning import Candidate, Wish, folded, order, preferred, published_load, reason
 
 
@@ -110,6 +112,14 @@ def test_at_most_half_of_the_replicas_are_suspected() -> None:
     assert [c.incarnation for c in order(replicas(3), wish)][-1] == "r2"
     assert {c.incarnation for c in order(replicas(4), wish)[-2:]} == {"r2", "r0"}
     assert order(replicas(1), Wish("key", suspects=("r0",)))[0].incarnation == "r0"
+
+
+@pytest.mark.parametrize("suspects", [("r1",), ("r1", "r0")])
+def test_a_turn_that_has_lost_every_replica_asks_the_latest_suspect_last(suspects: tuple[str, ...]) -> None:
+    """One that was lost by a false alarm may be back; one that is frozen would cost the same wait again."""
+    for key in ("one", "another", "a third"):
+        wish = Wish(key, avoid=("r0", "r1"), suspects=suspects)
+        assert [c.incarnation for c in order(replicas(2), wish)] == ["r0", "r1"]
 
 
 def test_a_replacement_beside_its_draining_predecessor_takes_its_place() -> None:
