@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from cluster.errors import StoreUnavailableError
 from services.conversations.records import TurnState
@@ -16,6 +18,8 @@ from services.turns.answer import answer_items
 from services.turns.events import TurnResult
 from services.turns.parts import TurnParts
 from services.turns.production import Production
+
+T = TypeVar("T")
 
 
 class OwnRecord:
@@ -48,14 +52,7 @@ class OwnRecord:
             StoreUnavailableError: the store did not answer for so long.
         """
         commit = _commit(self.accepted, production, state, result)
-        until = self._parts.clock() + patience_s
-        while True:
-            try:
-                return await self._commit(commit)
-            except StoreUnavailableError:
-                if self._parts.clock() >= until:
-                    raise
-                await asyncio.sleep(self._parts.settings.journal.retry_s)
+        return await self._patiently(lambda: self._commit(commit), patience_s)
 
     async def release(self, *, is_queued: bool) -> None:
         """Leave the turn to others: to whoever looks next, or to the queue that it came from.
@@ -68,10 +65,22 @@ class OwnRecord:
         if reply.verdict is Verdict.OK and not is_queued:
             await self._look(in_s=0.0)
 
-    async def look_no_more(self) -> None:
-        """The turn has ended. Where the store is away, whoever looks finds that out."""
+    async def look_no_more(self, *, patience_s: float = 0.0) -> None:
+        """The turn has ended; tried again for ``patience_s``. Whoever looks after that finds it out, maybe in an hour."""
         with contextlib.suppress(StoreUnavailableError):
-            await self._parts.due.remove(self.accepted.tenant, self.accepted.response_id)
+            await self._patiently(
+                lambda: self._parts.due.remove(self.accepted.tenant, self.accepted.response_id), patience_s
+            )
+
+    async def _patiently(self, write: Callable[[], Awaitable[T]], patience_s: float) -> T:
+        until = self._parts.clock() + patience_s
+        while True:
+            try:
+                return await write()
+            except StoreUnavailableError:
+                if self._parts.clock() >= until:
+                    raise
+                await asyncio.sleep(self._parts.settings.journal.retry_s)
 
     async def _look(self, *, in_s: float) -> None:
         await self._parts.due.add(self.accepted.tenant, self.accepted.response_id, in_s=in_s)

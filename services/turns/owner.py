@@ -199,7 +199,8 @@ class TurnOwner:
             raise
         _settle(reply, ticket, record.accepted.response_id)
         self.outbox.put([production.end(result, EventKind(state.value))])
-        await record.look_no_more()
+        self.outbox.close()
+        await record.look_no_more(patience_s=self._parts.settings.journal.away_s)
         return state.value
 
     async def _give_up(self, record: OwnRecord, production: Production, error: ClusterError) -> None:

@@ -467,3 +467,21 @@ async def test_a_job_is_due_when_its_lease_is_over(kit):
     kit.backend.gate.set()
     assert await carrying == Carried(Fate.ENDED)
     assert not kit.due.times
+
+
+async def test_the_end_of_a_turn_is_taken_from_the_index_once_the_store_is_back(kit, monkeypatch):
+    """The caller does not wait for that."""
+    remove, is_away = kit.due.remove, asyncio.Event()
+
+    async def remove_later(tenant, turn):
+        if is_away.is_set():
+            raise StoreUnavailableError("The store does not answer.", retry_after_s=1.0)
+        await remove(tenant, turn)
+
+    monkeypatch.setattr(kit.due, "remove", remove_later)
+    is_away.set()
+    started, events = await collect(kit.service.respond(kit.stored_turn()))
+    assert events[-1].kind is EventKind.COMPLETED
+    assert list(kit.due.times) == [Ref(TENANT, started.response_id)]
+    is_away.clear()
+    await until(lambda: not kit.due.times)
