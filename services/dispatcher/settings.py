@@ -23,6 +23,7 @@ class DispatcherSettings:
         queued_s: a turn in the queue is looked at again after this long.
         again_s: a turn that found no room outside the queue is looked at again after this long.
         settle_s: how long the jobs of turns that were released may take to be settled.
+        absent_s: a turn without a record is forgotten after this long.
     """
 
     slots: int = 64
@@ -38,6 +39,7 @@ class DispatcherSettings:
     queued_s: float = 3_600.0
     again_s: float = 2.0
     settle_s: float = 2.0
+    absent_s: float = 60.0
 
     def pause_s(self, tries: int) -> float:
         """How long to leave a job alone that has found no room ``tries`` times."""

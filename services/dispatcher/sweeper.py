@@ -60,6 +60,7 @@ class Sweeper:
         self._slots = slots
         self._settings = settings
         self._clock = clock
+        self._absent: dict[Ref, float] = {}  # since when; what another sweeper has forgotten stays for a while
 
     async def sweep(self) -> int:
         """Look once; how many turns were due. Without a free slot others look. Raises StoreUnavailableError."""
@@ -73,8 +74,8 @@ class Sweeper:
     async def _look_at(self, ref: Ref) -> None:
         try:
             record = await self._store.turn(ref.tenant, ref.turn)
-        except NotFoundError:  # it never began, or was erased
-            await self._due.remove(ref.tenant, ref.turn)
+        except NotFoundError:
+            await self._wait_for(ref)
             return
         if record.state is TurnState.QUEUED:
             await self._enqueue(ref, record)
@@ -85,6 +86,16 @@ class Sweeper:
         elif self._slots.free:
             self._slots.run(self._adopt(ref))
         # Without a free slot the index shows it to another dispatcher soon.
+
+    async def _wait_for(self, ref: Ref) -> None:
+        """Forget a turn that never began, or was erased. One whose maker is slow, or asks again, may yet begin."""
+        now, absent_s = self._clock(), self._settings.absent_s
+        self._absent = {one: since for one, since in self._absent.items() if now - since < 2 * absent_s}
+        if now - self._absent.setdefault(ref, now) < absent_s:
+            await self._due.move(ref.tenant, ref.turn, in_s=absent_s / 4)
+            return
+        await self._due.remove(ref.tenant, ref.turn)
+        del self._absent[ref]
 
     async def _enqueue(self, ref: Ref, record: TurnRecord) -> None:
         try:

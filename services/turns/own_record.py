@@ -66,7 +66,7 @@ class OwnRecord:
             await self._look(in_s=0.0)
 
     async def look_no_more(self, *, patience_s: float = 0.0) -> None:
-        """The turn has ended; tried again for ``patience_s``. Whoever looks after that finds it out, maybe in an hour."""
+        """The turn has ended; tried again for ``patience_s``. Whoever looks after that finds out, maybe in an hour."""
         with contextlib.suppress(StoreUnavailableError):
             await self._patiently(
                 lambda: self._parts.due.remove(self.accepted.tenant, self.accepted.response_id), patience_s

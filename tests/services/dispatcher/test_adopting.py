@@ -6,6 +6,8 @@ import asyncio
 from contextlib import aclosing
 
 from services.backend.scripted import ScriptedBackend
+from services.conversations import ids
+from services.conversations.queueing import Ref
 from services.conversations.records import TurnState
 from services.conversations.store import Part
 from services.turns.events import EventKind, TurnEvent
@@ -209,3 +211,14 @@ async def test_jobs_taken_while_it_stops_are_given_up_too(kit, monkeypatch):
     async with kit.dispatcher("b"):
         assert (await kit.ended(turn)).state is TurnState.COMPLETED
         await kit.settled()
+
+
+async def test_a_turn_without_a_record_is_due_for_a_minute(kit):
+    """Its maker may be slow, or ask again after a store that was away: then it is found when its owner dies."""
+    turn = ids.new_response(ids.new_conversation())
+    await kit.due.add(TENANT, turn, in_s=0.0)
+    async with kit.dispatcher():
+        for _ in range(4):
+            await until(lambda: kit.due._due[Ref(TENANT, turn)] > kit.clock())
+            kit.clock.by += 16.0
+        await until(lambda: not kit.due._due)
