@@ -93,7 +93,7 @@ class Production:
         return Hint(rank=served.rank, incarnation=served.incarnation, tokens=tokens)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
-        """Yield the first ``Served``, the opening events, then the events of each frame of ids.
+        """Yield the first ``Served``, the opening events, then the events of each frame of ids; none when it moved.
 
         Closing it aborts the generation at once.
 
@@ -136,7 +136,7 @@ class Production:
     def _open(self, served: Served) -> Sequence[Frame]:
         if self.is_open:  # the answer moved; its events go on
             self._metrics.moves += 1
-            return ()
+            return ((),)
         self.is_open = True
         if self._counts_prompt:
             self._metrics.pins[served.why] += 1
