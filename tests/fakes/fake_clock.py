@@ -1,6 +1,8 @@
-"""A clock that stands still until told otherwise."""
+"""Clocks in a test's hands."""
 
 from __future__ import annotations
+
+import time
 
 
 class FakeClock:
@@ -11,3 +13,17 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class JumpingClock:
+    """The monotonic clock, which jumps ahead when told, as for a process that was stopped.
+
+    Attributes:
+        ahead: seconds.
+    """
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead

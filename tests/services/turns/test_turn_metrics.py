@@ -39,6 +39,16 @@ def test_the_first_id_counts_as_time_to_first_token_and_each_further_one_as_late
     assert metrics.output_tokens == 6
 
 
+def test_what_was_no_turn_is_not_booked():
+    """Neither as an outcome nor as an error."""
+    metrics = TurnMetrics()
+    account = Account(metrics)
+    account.is_void = True
+    with pytest.raises(RuntimeError), account:
+        raise RuntimeError
+    assert (metrics.turns, metrics.errors, metrics.active) == ({}, {}, 0)
+
+
 @pytest.mark.parametrize(
     ("error", "is_started", "outcome", "errors"),
     [
