@@ -1,6 +1,6 @@
 """What keeping turns costs at many streams at once: stateless turns, stored ones, and stored ones without their journal.
 
-    python -m tests.benchmarks.bench_journal [--model DIR] [--streams 64] [--tokens 128] [--rounds 5]
+    python -m tests.benchmarks.bench_journal [--model DIR] [--engine real] [--streams 64] [--tokens 128] [--rounds 5]
 
 All ways take turns in one run, in one process, with a Valkey server on a unix socket. A round of one way is ``streams``
 turns at once, each of ``tokens`` ids. The engine is either a real one in a thread of this process, or the scripted
@@ -72,6 +72,7 @@ def parse() -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=DEMO)
+    parser.add_argument("--engine", choices=("scripted", "real"), nargs="+", default=["scripted", "real"])
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
@@ -84,9 +85,11 @@ async def main(options: argparse.Namespace) -> None:
     scripted = ScriptedBackend(tokenizer.encode_text("\n" + QUESTION * options.tokens)[: options.tokens + 1])
     print("| engine | turns | tokens/s | of stateless | µs here | µs in the server |\n|---|---|---|---|---|---|")  # noqa: T201 - the result
     with running_valkey() as server:
-        await measure("scripted", scripted, tokenizer, server, options)
-        async with real(options.model) as backend:
-            await measure("real", backend, tokenizer, server, options)
+        if "scripted" in options.engine:
+            await measure("scripted", scripted, tokenizer, server, options)
+        if "real" in options.engine:
+            async with real(options.model) as backend:
+                await measure("real", backend, tokenizer, server, options)
 
 
 @asynccontextmanager
