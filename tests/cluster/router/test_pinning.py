@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pytest
 
 from cluster.router.pinning import Candidate, Wish, folded, order, preferred, published_load, reason
 

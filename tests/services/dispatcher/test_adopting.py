@@ -219,6 +219,6 @@ async def test_a_turn_without_a_record_is_due_for_a_minute(kit):
     await kit.due.add(TENANT, turn, in_s=0.0)
     async with kit.dispatcher():
         for _ in range(4):
-            await until(lambda: kit.due._due[Ref(TENANT, turn)] > kit.clock())
+            await until(lambda: kit.due.times[Ref(TENANT, turn)] > kit.clock())
             kit.clock.by += 16.0
-        await until(lambda: not kit.due._due)
+        await until(lambda: not kit.due.times)
