@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -117,7 +118,9 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--lease", type=float, default=15.0)
     parser.add_argument("--slots", type=int, default=64)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    # Not to stdout: nobody reads it behind the first line, and a full pipe would stop the process.
+    logs = structlog.PrintLoggerFactory(sys.stderr)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), logger_factory=logs)
     asyncio.run(work(parser.parse_args()))
 
 
