@@ -17,7 +17,7 @@ from services.conversations.scripts import NOW_MS, Arg, Script
 _SET: Final = Script(
     NOW_MS
     + """
--- ARGV 1 member, 2 in (ms), 3 'LT' to add it or keep an earlier time, 'XX' to set the time of one that is there,
+-- ARGV 1 member, 2 in (ms), 3 'LT' to add it or keep an earlier time, 'CH' to set the time, 'XX' if it is there,
 --      4 most members (0: any number), 5 ttl of the set from now on (ms; 0: none)
 -- Replies how many of those to be looked at last were given up
 local given_up = ARGV[4] == '0' and 0 or redis.call('ZREMRANGEBYRANK', KEYS[1], ARGV[4] - 1, -1)
@@ -56,7 +56,11 @@ class TimedSet(Protocol):
         ...
 
     async def move(self, member: str, *, in_s: float) -> int:
-        """Look at it in ``in_s`` seconds, whatever was asked before; nothing, if it was removed. Returns as ``add``."""
+        """Look at it in ``in_s`` seconds, whatever was asked before. Returns as ``add``."""
+        ...
+
+    async def postpone(self, member: str, *, in_s: float) -> None:
+        """The same, but nothing if it was removed."""
         ...
 
     async def remove(self, member: str) -> None:
@@ -95,8 +99,12 @@ class RedisTimedSet:
         return int(await self._run(_SET, member, _ms(in_s), "LT", *self._limits))
 
     async def move(self, member: str, *, in_s: float) -> int:
-        """Look at it in ``in_s`` seconds, if it is still there; how many were given up for it."""
-        return int(await self._run(_SET, member, _ms(in_s), "XX", *self._limits))
+        """Look at it in ``in_s`` seconds, whatever was asked before; how many were given up for it."""
+        return int(await self._run(_SET, member, _ms(in_s), "CH", *self._limits))
+
+    async def postpone(self, member: str, *, in_s: float) -> None:
+        """Look at it in ``in_s`` seconds, if it is still there."""
+        await self._run(_SET, member, _ms(in_s), "XX", 0, 0)
 
     async def remove(self, member: str) -> None:
         """Look no more; again changes nothing."""
@@ -136,8 +144,13 @@ class MemoryTimedSet:
         return self._set(member, min(at, self.times.get(member, at)))
 
     async def move(self, member: str, *, in_s: float) -> int:
-        """Look at it in ``in_s`` seconds, if it is still there; how many were given up for it."""
-        return self._set(member, self._clock() + in_s) if member in self.times else 0
+        """Look at it in ``in_s`` seconds, whatever was asked before; how many were given up for it."""
+        return self._set(member, self._clock() + in_s)
+
+    async def postpone(self, member: str, *, in_s: float) -> None:
+        """Look at it in ``in_s`` seconds, if it is still there."""
+        if member in self.times:
+            self.times[member] = self._clock() + in_s
 
     async def remove(self, member: str) -> None:
         """Look no more; again changes nothing."""

@@ -32,7 +32,7 @@ class RedisDueIndex:
     async def move(self, tenant: str, turn: str, *, in_s: float) -> None:
         """Look at the turn in ``in_s`` seconds, whatever was asked before; nothing, if it was removed."""
         ref = str(Ref(tenant, turn))
-        await self._shard(ref).move(ref, in_s=in_s)
+        await self._shard(ref).postpone(ref, in_s=in_s)
 
     async def remove(self, tenant: str, turn: str) -> None:
         """Look no more; again changes nothing."""

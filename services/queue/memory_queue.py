@@ -232,7 +232,7 @@ class MemoryDueIndex:
 
     async def move(self, tenant: str, turn: str, *, in_s: float) -> None:
         """Look at the turn in ``in_s`` seconds, whatever was asked before; nothing, if it was removed."""
-        await self._turns.move(str(Ref(tenant, turn)), in_s=in_s)
+        await self._turns.postpone(str(Ref(tenant, turn)), in_s=in_s)
 
     async def remove(self, tenant: str, turn: str) -> None:
         """Look no more; again changes nothing."""

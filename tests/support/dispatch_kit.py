@@ -26,7 +26,14 @@ from tests.support.turn_kit import MODEL, TENANT, TurnKit, a_service, user
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 # Looks all the time, so that tests wait for conditions only; what takes long in earnest is moved by the clock.
 EAGER = DispatcherSettings(
-    poll_s=0.001, care_s=0.002, extend_s=0.005, first_pause_s=0.001, longest_pause_s=0.002, refused_s=0.001, again_s=0.0
+    poll_s=0.001,
+    care_s=0.002,
+    extend_s=0.005,
+    first_pause_s=0.001,
+    longest_pause_s=0.002,
+    refused_s=0.001,
+    again_s=0.0,
+    absent_s=0.0,
 )
 JOURNAL = JournalSettings(flush_s=0.002, renew_s=0.01, retry_s=0.001)
 

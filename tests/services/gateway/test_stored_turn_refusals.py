@@ -58,7 +58,7 @@ async def test_a_fork_of_what_is_not_there(
 
 
 async def test_a_cursor_behind_the_end(http: httpx.AsyncClient) -> None:
-    """However it is given; the last event itself has nothing behind it either."""
+    """The last event itself has nothing behind it; one with a checksum that never was is of another answer."""
     path = f"/v1/responses/{await said(http)}?stream=true"
     events = (await http.get(path)).text
     last = [line.removeprefix("id: ") for line in events.splitlines() if line.startswith("id: ")][-1]
@@ -67,7 +67,8 @@ async def test_a_cursor_behind_the_end(http: httpx.AsyncClient) -> None:
         await http.get(path, headers={"last-event-id": "999.0000000a"}),
         await http.get(path, headers={"last-event-id": last}),
     ]
-    assert [told(reply) for reply in refused] == [(400, "cursor_past_end", "starting_after")] * 3
+    past = (400, "cursor_past_end", "starting_after")
+    assert [told(reply) for reply in refused] == [past, (409, "stream_diverged", None), past]
 
 
 async def test_a_cursor_of_another_answer(http: httpx.AsyncClient) -> None:

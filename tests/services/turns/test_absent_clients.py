@@ -158,7 +158,7 @@ async def test_a_turn_cancelled_before_a_replica_served_it_begins_and_ends_for_i
     monkeypatch.setattr(type(kit.backend), "stream", lambda _, request: never(request))
     reading = asyncio.create_task(collect(line.service.respond(kit.stored_turn())))
     await asked.wait()
-    (ref,) = kit.due._due
+    (ref,) = kit.due.times
     await line.service.cancel(TENANT, ref.turn)
     started, events = await reading
     assert (started.response_id, started.served) == (ref.turn, None)
@@ -259,7 +259,7 @@ async def test_a_commit_to_a_record_that_the_store_has_lost_begins_it_again(kit)
     rest = await _rest(events)
     assert rest[-1].kind is EventKind.COMPLETED
     assert [item.text for item in (await kit.store.load(TENANT, conversation)).items] == ["Hi", TEXT]
-    assert not kit.due._due
+    assert not kit.due.times
     await service.stop()
 
 

@@ -112,7 +112,7 @@ async def test_a_begin_whose_reply_was_lost_is_found(kit, service, monkeypatch):
     with pytest.raises(StoreUnavailableError):
         await collect(service.respond(keyed(kit)))
     monkeypatch.setattr(kit.store, "begin", begin)
-    (ref,) = kit.due._due
+    (ref,) = kit.due.times
     reader = asyncio.create_task(collect(service.respond(keyed(kit))))
     await kit.store.release(TENANT, ref.turn, owner=(await kit.store.turn(TENANT, ref.turn)).owner, is_queued=False)
     await service.carry_out(*ref_parts(ref))
@@ -130,7 +130,7 @@ async def test_a_refused_request_leaves_its_key_to_a_better_one_of_the_same_body
     for _ in range(2):
         with pytest.raises(InvalidRequestError):
             await collect(service.respond(keyed(kit, max_tokens=0)))
-    assert not kit.due._due
+    assert not kit.due.times
     started, _ = await collect(service.respond(keyed(kit)))
     assert (await kit.store.turn(TENANT, started.response_id)).state is TurnState.COMPLETED
 

@@ -92,7 +92,7 @@ async def test_a_live_reader_gets_the_owners_events(frame, options):
         bench.kit.backend.gate.clear()
         telling = asyncio.create_task(bench.run(**options))
         await until(lambda: bench.kit.backend.requests)
-        (ref,) = bench.kit.due._due
+        (ref,) = bench.kit.due.times
         reading = asyncio.create_task(bench.read(ref.turn))
         await until(lambda: bench.other._tails._watches)
         bench.kit.backend.gate.set()
@@ -203,7 +203,7 @@ async def test_a_store_away_for_a_moment_is_only_a_pause():
         bench.kit.backend.gate.clear()
         telling = asyncio.create_task(bench.run())
         await until(lambda: bench.kit.backend.requests)
-        (ref,) = bench.kit.due._due
+        (ref,) = bench.kit.due.times
         reading = asyncio.create_task(bench.read(ref.turn))
         await until(lambda: bench.other._tails._watches)
         bench.kit.store.is_away = True
