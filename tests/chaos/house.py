@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from tests.chaos.checker import check
 from tests.chaos.connection import Caller
 from tests.chaos.kept import open_work, read_kept
 from tests.chaos.record import Log, read_log
-from tests.chaos.talker import Talker
+from tests.chaos.talker import KINDS, Talker
 from tests.fakes.paced_engine import visible_ids
 from tests.fakes.talking_engine import TalkingEngine
 from tests.support.gateway import MODEL, TENANT, make_deps, serving
@@ -45,8 +45,9 @@ from tests.support.valkey import ValkeyServer
 
 TINY = Path(__file__).parents[1] / "parity" / "data" / "tiny"
 SERVED = ServedModel(name=MODEL, context_length=8192, fingerprint="fp_1")
-STEPS_PER_S = 40.0
-SETTLE_S = 30.0  # the index and the queue are empty by then, or never
+TALKERS = 12
+STEPS_PER_S = 25.0
+SETTLE_S = 30.0  # the index and the queue of a sound house are empty by then
 SETTINGS = TurnSettings(
     resume_s=10.0,
     journal=JournalSettings(lease_s=1.0, margin_s=0.2, flush_s=0.05, renew_s=0.2, retry_s=0.02, away_s=20.0),
@@ -83,22 +84,24 @@ class House:
     gateways: list[Part] = field(default_factory=list)
     dispatcher: Part = field(init=False)
 
-    async def faults(self, meanwhile: Callable[[], Awaitable[None]], *, talkers: int = 16, seed: int = 1) -> list[str]:
+    async def faults(
+        self, meanwhile: Callable[[], Awaitable[None]], kinds: Mapping[str, int] = KINDS, settle_s: float = SETTLE_S
+    ) -> list[str]:
         """Let clients talk while something happens; the checker's word when they have ended their turns."""
         path = self.folder / "clients.jsonl"
         with Log(path) as log:
-            await self._talk(meanwhile, log, talkers=talkers, seed=seed)
+            await self._talk(meanwhile, log, kinds)
         with self.server.client() as client:
-            await self._settled(client)
+            await self._settled(client, settle_s)
             return check(read_log(path), read_kept(client, TENANT))
 
-    async def _talk(self, meanwhile: Callable[[], Awaitable[None]], log: Log, *, talkers: int, seed: int) -> None:
+    async def _talk(self, meanwhile: Callable[[], Awaitable[None]], log: Log, kinds: Mapping[str, int]) -> None:
         headers = {"authorization": f"Bearer {self.key}"}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         client = httpx.AsyncClient(base_url=f"{self.url}/v1", headers=headers, limits=limits)
         async with client, asyncio.TaskGroup() as talking:
-            rngs = [random.Random(f"{seed} {number}") for number in range(talkers)]
-            made = [Talker(f"t{n:02}", Caller(client, MODEL, log), rng) for n, rng in enumerate(rngs)]
+            rngs = [random.Random(number) for number in range(TALKERS)]
+            made = [Talker(f"t{n:02}", Caller(client, MODEL, log), rng, kinds) for n, rng in enumerate(rngs)]
             for talker in made:
                 talking.create_task(talker.talk())
             try:
@@ -107,9 +110,9 @@ class House:
                 for talker in made:
                     talker.stop()
 
-    async def _settled(self, client: object) -> None:
+    async def _settled(self, client: object, settle_s: float) -> None:
         """Wait for the work that is left; what stays in spite of that is for the checker."""
-        for _ in itertools.takewhile(lambda _: open_work(client), range(round(SETTLE_S * 10))):  # type: ignore[arg-type]
+        for _ in itertools.takewhile(lambda _: open_work(client), range(round(settle_s * 10))):  # type: ignore[arg-type]
             await asyncio.sleep(0.1)
 
 

@@ -123,7 +123,7 @@ def tell(counts: Mapping[str, int]) -> None:
     sys.stdout.flush()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 async def test_a_minute_of_chaos(tmp_path: Path) -> None:
     """One act of each kind."""
     await play(tmp_path, decks=1, times=SHORT)
