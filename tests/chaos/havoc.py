@@ -40,7 +40,7 @@ PATIENCE_S: Final = 60.0
 class Times:
     """Ranges in seconds: between acts, of a stopped process, of a stopped gateway, of a cut connection."""
 
-    pause: tuple[float, float] = (5.0, 10.0)
+    pause: tuple[float, float] = (8.0, 13.0)
     stop: tuple[float, float] = (3.0, 20.0)
     stop_gateway: tuple[float, float] = (3.0, 20.0)
     cut: tuple[float, float] = (0.5, 8.0)
