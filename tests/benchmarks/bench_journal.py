@@ -28,6 +28,7 @@ from cluster.tokenizer.tokenizer import ChatGLM3Tokenizer
 from services.backend.base import Backend
 from services.backend.local import LocalBackend
 from services.backend.scripted import ScriptedBackend
+from services.conversations import ids
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Note, Reply, Verdict
@@ -37,10 +38,13 @@ from services.turns.service import TurnService
 from services.turns.settings import ServedModel, TurnSettings
 from tests.benchmarks.bench_engine_process import cpu_s
 from tests.support.turn_kit import TurnKit, user
+from tests.support.turns import a_begin, a_note
 from tests.support.valkey import ValkeyServer, running_valkey
 
 DEMO = Path(__file__).parents[2] / "cluster" / "demo" / "checkpoint"
 CONTEXT = 2048
+FLUSHES = 200
+NOTES_PER_S = 1 / TurnSettings().journal.flush_s  # of a stream
 QUESTION = "Tell me about the river, the harbour and the bread. "
 
 Turn = AsyncIterator[TurnStarted | TurnEvent]
@@ -83,13 +87,35 @@ async def main(options: argparse.Namespace) -> None:
     """Measure and print Markdown."""
     tokenizer = ChatGLM3Tokenizer.from_pretrained(options.model)
     scripted = ScriptedBackend(tokenizer.encode_text("\n" + QUESTION * options.tokens)[: options.tokens + 1])
-    print("| engine | turns | tokens/s | of stateless | µs here | µs in the server |\n|---|---|---|---|---|---|")  # noqa: T201 - the result
+    with running_valkey() as server:
+        await tell_note(server, options.streams)
+    print("\n| engine | turns | tokens/s | of stateless | µs here | µs in the server |\n|---|---|---|---|---|---|")  # noqa: T201 - the result
     with running_valkey() as server:
         if "scripted" in options.engine:
             await measure("scripted", scripted, tokenizer, server, options)
         if "real" in options.engine:
             async with real(options.model) as backend:
                 await measure("real", backend, tokenizer, server, options)
+
+
+async def tell_note(server: ValkeyServer, streams: int) -> None:
+    """What one note costs, in flushes of ``streams`` with eight new ids each, as the journal sends them."""
+    store = RedisConversationStore(server.url)
+    turns = [ids.new_response(ids.new_conversation()) for _ in range(streams)]
+    for turn in turns:
+        await store.begin(a_begin(turn, new_line=True))
+    new = list(range(60_000, 60_008))
+    await store.note([a_note(turn, 0, new) for turn in turns])
+    here, there = time.process_time(), cpu_s(server.pid)
+    for flush in range(1, FLUSHES):
+        await store.note([a_note(turn, 8 * flush, new) for turn in turns])
+    notes = (FLUSHES - 1) * streams
+    here_us = (time.process_time() - here) / notes * 1e6
+    server_us = (cpu_s(server.pid) - there) / notes * 1e6
+    await store.close()
+    share = (here_us + server_us) * streams * NOTES_PER_S / 1e6
+    print(f"A note costs {here_us:.1f} µs here and {server_us:.1f} in the server,")  # noqa: T201 - the result
+    print(f"so the journals of {streams} streams cost {share:.1%} of one core.")  # noqa: T201
 
 
 @asynccontextmanager

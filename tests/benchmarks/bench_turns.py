@@ -2,7 +2,8 @@
 
 Run: ``python -m tests.benchmarks.bench_turns``. Tokens come from the scripted backend, records go to memory, so what is
 measured is this package: the attempts, the projection, the owner and its outbox. The backend's own share is measured
-alone and shown beside it. Medians of runs that take turns, so that a slow moment of the machine falls on all alike.
+alone and shown beside it. Told is computing time, medians of runs that take turns, so that neither other programs nor a
+slow moment of the machine change the picture.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ async def measure(tokenizer: ChatGLM3Tokenizer, ids: list[int], frame: int) -> N
 
 
 async def _timed(run: Run) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     await run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 async def _projected(tokenizer: ChatGLM3Tokenizer, ids: list[int], stop: tuple[str, ...]) -> None:

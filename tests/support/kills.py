@@ -228,7 +228,7 @@ async def kill_everywhere(world: World, make: Callable[[World, Doomed], Case]) -
             for case in cases:
                 await _checked(case, survivor)
     finally:
-        await _bury(asyncio.all_tasks() - mine)
+        await bury(asyncio.all_tasks() - mine)
     return cases
 
 
@@ -263,7 +263,7 @@ async def _run(case: Case) -> None:
         await service.stop()
 
 
-async def _bury(tasks: set[asyncio.Task[Any]]) -> None:
+async def bury(tasks: set[asyncio.Task[Any]]) -> None:
     """End the tasks of dead processes, which wait again wherever their clean-up calls something."""
     while tasks:
         for task in tasks:

@@ -17,17 +17,18 @@ from services.backend.scripted import Fault, FaultKind, ScriptedBackend
 from services.gateway.app import create_app
 from services.tenants.authenticator import Authenticator
 from services.tenants.memory_keys import MemoryKeyStore
-from services.turns.events import EventKind, TurnEvent
 from services.turns.owner import Ending
-from services.turns.service import TurnService
+from tests.fakes.doomed import Doomed
 from tests.support.gateway import MODEL, TENANT, make_deps, serving
-from tests.support.turn_kit import QUICK, TINY, TurnKit, until
+from tests.support.kills import World, bury
+from tests.support.turn_kit import QUICK, TINY, TurnKit, collect, until
 
 TEXT = "Hello there. How are you?"
 TOKENIZER = ChatGLM3Tokenizer.from_pretrained(TINY)
 LIVE = replace(QUICK, look_s=0.001, resume_s=60.0)
 OPENING = ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
 CLOSING = ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
+NOTED = 9  # calls of a process in mid-answer, with a part of it in the journal
 UNKNOWN = "resp_" + "a" * 32
 
 
@@ -318,35 +319,35 @@ async def test_what_is_retrieved_of_a_cancelled_one(
     assert (kept.status, bool(kept.output_text)) == ("cancelled", has_text)
 
 
-async def test_what_is_retrieved_of_one_that_nobody_finished(ai: openai.AsyncOpenAI, kit: TurnKit) -> None:
-    """Its owner died and the conversation went on: what was said is there, marked as a part."""
-    conversation = (await ai.conversations.create()).id
-    doomed = kit.another(settings=replace(LIVE, journal=replace(LIVE.journal, lease_s=0.01)))
-    response = await _left_behind(kit, doomed, conversation)
+@pytest.fixture
+async def orphan(kit: TurnKit) -> AsyncIterator[tuple[str, str]]:
+    """A response and its conversation, whose process died in mid-answer a while ago."""
+    conversation, others = await kit.conversation(), asyncio.all_tasks()
+    doomed = Doomed(NOTED, is_after=True)
+    hasty = replace(LIVE, journal=replace(LIVE.journal, lease_s=0.01, flush_ids=2))
+    service = await World(kit).process(doomed, hasty)
+    reading = asyncio.create_task(collect(service.respond(replace(kit.stored_turn(), conversation=conversation))))
+    await doomed.died.wait()
+    await asyncio.sleep(hasty.journal.lease_s)
+    yield doomed.begun[0], conversation
+    await bury((asyncio.all_tasks() - others) | {reading})
+
+
+async def test_what_is_retrieved_of_one_that_nobody_finished(
+    ai: openai.AsyncOpenAI, kit: TurnKit, orphan: tuple[str, str]
+) -> None:
+    """Its conversation went on: what was said is there, marked as a part."""
+    response, conversation = orphan
     kit.service._parts = replace(kit.service._parts, settings=replace(LIVE, orphan_s=0.0))
     await ai.responses.create(model=MODEL, input="And now?", conversation=conversation)
     kept = await ai.responses.retrieve(response)
-    assert (kept.status, kept.incomplete_details) == ("incomplete", openai.types.responses.response.IncompleteDetails())
+    assert kept.status == "incomplete"
+    assert kept.incomplete_details is not None
+    assert kept.incomplete_details.reason is None
+    assert kept.output_text
     assert TEXT.startswith(kept.output_text)
     last: Any = [event async for event in await ai.responses.retrieve(response, stream=True)][-1]
     assert last.response.to_dict() == kept.to_dict()
-
-
-async def _left_behind(kit: TurnKit, doomed: TurnService, conversation: str) -> str:
-    await doomed.start()
-    events = doomed.respond(replace(kit.stored_turn(), conversation=conversation))
-    response: Any = (await anext(events)).response_id  # type: ignore[union-attr]
-    async for event in events:
-        if isinstance(event, TurnEvent) and event.kind is EventKind.TEXT_DELTA:
-            kit.backend.gate.clear()
-            break
-    await until(lambda: all(not ticket.waiting for ticket in doomed._journal._tickets))
-    await doomed._journal.stop()
-    for task in doomed._owners:
-        task.cancel()
-    await asyncio.sleep(0.02)
-    kit.backend.gate.set()
-    return str(response)
 
 
 async def test_what_was_asked_survives_retrieval(ai: openai.AsyncOpenAI) -> None:
