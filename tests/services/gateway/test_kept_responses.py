@@ -328,9 +328,11 @@ async def orphan(kit: TurnKit) -> AsyncIterator[tuple[str, str]]:
     service = await World(kit).process(doomed, hasty)
     reading = asyncio.create_task(collect(service.respond(replace(kit.stored_turn(), conversation=conversation))))
     await doomed.died.wait()
+    dead = asyncio.all_tasks() - others
     await asyncio.sleep(hasty.journal.lease_s)
     yield doomed.begun[0], conversation
-    await bury((asyncio.all_tasks() - others) | {reading})
+    assert reading in dead
+    await bury(dead)
 
 
 async def test_what_is_retrieved_of_one_that_nobody_finished(
