@@ -217,7 +217,7 @@ async def test_a_turn_without_a_record_is_due_for_a_minute(kit):
     """Its maker may be slow, or ask again after a store that was away: then it is found when its owner dies."""
     turn = ids.new_response(ids.new_conversation())
     await kit.due.add(TENANT, turn, in_s=0.0)
-    async with kit.dispatcher():
+    async with kit.dispatcher(absent_s=60.0):
         for _ in range(4):
             await until(lambda: kit.due.times[Ref(TENANT, turn)] > kit.clock())
             kit.clock.by += 16.0

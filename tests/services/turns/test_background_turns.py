@@ -172,5 +172,5 @@ async def test_a_turn_of_another_model_is_failed(kit):
 async def test_a_turn_that_waited_too_long_is_failed(kit):
     """Nobody wants its answer any more."""
     hasty = kit.another(settings=replace(QUICK, waiting_s=-1.0))
-    response = await kit.service.enqueue(turn_of(kit))
-    assert (await hasty.carry_out(TENANT, response)).error.code == "deadline_exceeded"
+    response = await hasty.enqueue(turn_of(kit))
+    assert (await kit.service.carry_out(TENANT, response)).error.code == "deadline_exceeded"
