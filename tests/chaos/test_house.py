@@ -30,6 +30,7 @@ from tests.support.proxy import Flow
 from tests.support.valkey import running_valkey
 
 pytestmark = pytest.mark.valkey
+LONG = pytest.mark.heavy
 
 STOP_S = 3.0  # three leases
 STEADY = {"stream": 1}  # clients that are there when the owner of their turn is stopped
@@ -119,11 +120,11 @@ def keys_are_ignored(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("bug", "kinds", "found"),
     [
-        (owners_ignore_their_lease, STEADY, "was told a text at the end that is not kept"),
+        pytest.param(owners_ignore_their_lease, STEADY, "was told a text at the end that is not kept", marks=LONG),
         (commits_append_twice, KINDS, "its question is kept 2 times"),
-        (readers_repeat_an_event, DROPPING, "its client was told"),
+        pytest.param(readers_repeat_an_event, DROPPING, "its client was told", marks=LONG),
         (readers_skip_an_event, DROPPING, "its client was told"),
-        (readers_trust_their_cursor, STEADY, "are not the text that is kept"),
+        pytest.param(readers_trust_their_cursor, STEADY, "are not the text that is kept", marks=LONG),
         (keys_are_ignored, KINDS, "nobody asked for it"),
     ],
     ids=["lease", "append", "repeat", "gap", "splice", "keys"],

@@ -1,4 +1,4 @@
-"""The stores under contract: in memory, on one server and on a Cluster of three, of Valkey and of Redis.
+"""The stores under contract: in memory, on one server, on a Cluster of one node and of three, of Valkey and of Redis.
 
 A store that is not in memory works as the user of ``services.conversations.acl``, who has the least rights.
 """
@@ -27,6 +27,12 @@ from tests.support.valkey import REDIS, WITHOUT_TTL, running_valkey
 @pytest.fixture(scope="session")
 def plain_valkey():
     with running_valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_mode():
+    with running_valkey(cluster=True) as server:
         yield server
 
 

@@ -26,7 +26,7 @@ from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
 from tests.support.valkey import PASSWORD, REDIS, USER, VALKEY
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.valkey
+pytestmark = [pytest.mark.valkey, pytest.mark.heavy]
 
 on_redis = [pytest.mark.heavy, pytest.mark.skipif(not REDIS, reason="no redis-server on PATH")]
 BINARIES = [pytest.param(VALKEY, id="valkey"), pytest.param(REDIS, id="redis", marks=on_redis)]

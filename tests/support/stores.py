@@ -10,17 +10,20 @@ from tests.support.valkey import REDIS
 
 _TWICE = "+twice"
 _VALKEY = [pytest.mark.valkey]
-_REDIS = [pytest.mark.valkey, pytest.mark.skipif(not REDIS, reason="no redis-server on PATH")]
+_HEAVY = [pytest.mark.valkey, pytest.mark.heavy]
+_REDIS = [pytest.mark.valkey, pytest.mark.heavy, pytest.mark.skipif(not REDIS, reason="no redis-server on PATH")]
 
 REAL = [
     pytest.param("plain_valkey", marks=_VALKEY),
-    pytest.param("valkey_cluster", marks=_VALKEY),
+    pytest.param("cluster_mode", marks=_VALKEY),  # one node, which refuses what spans slots
+    pytest.param("valkey_cluster", marks=_HEAVY),
     pytest.param("plain_redis", marks=_REDIS),
-    pytest.param("redis_cluster", marks=[*_REDIS, pytest.mark.heavy]),
+    pytest.param("redis_cluster", marks=_REDIS),
 ]
 KINDS: list[Any] = ["memory", *REAL]
 TWICE = [  # every command is executed twice, as after a lost reply
-    pytest.param("valkey_cluster" + _TWICE, marks=_VALKEY),
+    pytest.param("cluster_mode" + _TWICE, marks=_VALKEY),
+    pytest.param("valkey_cluster" + _TWICE, marks=_HEAVY),
     pytest.param("plain_redis" + _TWICE, marks=_REDIS),
 ]
 ALSO_TWICE = pytest.mark.parametrize("kind", [*KINDS, *TWICE], indirect=True)

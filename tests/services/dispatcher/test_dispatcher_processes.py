@@ -23,7 +23,7 @@ from tests.support.dispatcher_process import parts_over, running_dispatcher
 from tests.support.turn_kit import TENANT
 from tests.support.valkey import running_valkey
 
-pytestmark = [pytest.mark.valkey, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.valkey, pytest.mark.heavy, pytest.mark.timeout(120)]
 
 WORDS = 40
 LEASE_S = 2.0

@@ -21,7 +21,7 @@ async def run(keys: MemoryKeyStore, key: str, tmp_path: Path) -> AsyncIterator[R
 
 async def test_requests_at_every_bound(run: Run) -> None:
     """Each field at and beyond its bounds, each method, no key and a wrong one: no 5xx, nothing undocumented."""
-    await run.check("examples", "coverage", seconds=12)
+    await run.check("examples", "coverage", seconds=4)
 
 
 @pytest.mark.heavy

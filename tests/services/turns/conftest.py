@@ -39,7 +39,7 @@ def server():
         yield server
 
 
-@pytest.fixture(params=["memory", pytest.param("valkey", marks=pytest.mark.valkey)])
+@pytest.fixture(params=["memory", pytest.param("valkey", marks=[pytest.mark.valkey, pytest.mark.heavy])])
 async def world(request, tokenizer):
     backend = ScriptedBackend(tokenizer.encode_text("\n " + TEXT), frame=2)
     if request.param == "memory":
