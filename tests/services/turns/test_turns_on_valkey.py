@@ -17,7 +17,7 @@ from services.turns.events import EventKind, Message, Role, Truncation, TurnEven
 from services.turns.prompt import digest, prompt_ids
 from services.turns.rebuild import prompt_messages
 from services.turns.settings import JournalSettings, TurnSettings
-from tests.support.turn_kit import TENANT, TurnKit, collect, deltas, until, user
+from tests.support.turn_kit import QUICK, TENANT, TurnKit, collect, deltas, until, user
 from tests.support.valkey import running_valkey
 
 pytestmark = pytest.mark.valkey
@@ -103,9 +103,12 @@ async def test_a_dead_owners_conversation_is_freed_with_what_it_journalled(kit):
         task.cancel()
     kit.backend.gate.set()
     await events.aclose()
+    other = kit.another(settings=replace(QUICK, orphan_s=0.0))
+    await other.start()
     last = None
     while last is None:
-        last = await _try(kit, conversation)
+        last = await _try(other, kit.stored_turn(user("And now?"), conversation=conversation))
+    await other.stop()
     record = await kit.store.turn(TENANT, started.response_id)
     texts = [item.text for item in (await kit.store.load(TENANT, conversation)).items]
     assert record.state is TurnState.INCOMPLETE
@@ -113,9 +116,9 @@ async def test_a_dead_owners_conversation_is_freed_with_what_it_journalled(kit):
     assert TEXT.startswith(record.answer.text)
 
 
-async def _try(kit, conversation) -> TurnEvent | None:
+async def _try(service, turn) -> TurnEvent | None:
     try:
-        _, events = await collect(kit.service.respond(kit.stored_turn(user("And now?"), conversation=conversation)))
+        _, events = await collect(service.respond(turn))
     except ConversationBusyError:
         return None
     return events[-1]
@@ -131,11 +134,13 @@ async def test_the_window_of_a_long_conversation_is_kept(kit):
     records = []
     for process in (kit.service, other):
         turn = replace(kit.stored_turn(conversation=conversation), truncation=Truncation.AUTO)
+        kit.backend.gate.clear()  # the line stays as it is while the turn runs
         async with aclosing(process.respond(turn)) as events:
             record = await kit.store.turn(TENANT, (await anext(events)).response_id)
             rebuilt = prompt_ids(kit.tokenizer, await prompt_messages(kit.store, TENANT, record))
             assert digest(rebuilt) == record.request.prompt_digest
             records.append(record)
+            kit.backend.gate.set()
             async for _ in events:
                 pass
     await other.stop()
