@@ -5,8 +5,7 @@ What goes wrong before ``TurnStarted`` is raised as one of our errors, so that i
 wrong later is the last event. Closing the generator of a stateless turn ends it; a stored one goes on for a while.
 
 Budget of the token path, from the backend's event to the caller's: 15 µs a token at one id a frame. Measured
-(``tests/benchmarks/bench_turns.py``, one core of a busy machine): 7 µs for ``chat``, 13 for ``respond``; 4 and 7 at
-eight ids a frame.
+(``tests/benchmarks/bench_turns.py``, one core): 6 µs for ``chat``, 10 for ``respond``; 3.5 and 5.5 at eight a frame.
 """
 
 from __future__ import annotations
