@@ -171,10 +171,11 @@ class TurnService:
         if state is TurnState.QUEUED:  # it waits with a part of its answer, which its next owner is to record
             await self.carry_out(tenant, response_id)
         until = self._parts.clock() + _CANCEL_S
-        while state.is_open and self._parts.clock() < until:
+        record = await self._parts.store.turn(tenant, response_id)
+        while record.state.is_open and self._parts.clock() < until:
             await asyncio.sleep(_CANCEL_LOOK_S)
-            state = (await self._parts.store.turn(tenant, response_id)).state
-        return await self._parts.store.turn(tenant, response_id)
+            record = await self._parts.store.turn(tenant, response_id)
+        return record
 
     async def carry_out(self, tenant: str, response_id: str) -> Carried:
         """Take a turn over that waits, or whose owner has died, and bring it to its end.
