@@ -61,7 +61,8 @@ class Reading:
                     self._check(event)
                     yield event
             return
-        events = list(self._ended(self._opening()))
+        waiting, opening = self._opening()
+        events = list(self._ended([*waiting, *opening]))
         for event in events:
             self._check(event)
         yield self._started()
@@ -87,11 +88,9 @@ class Reading:
             created_at=record.created_at,
         )
 
-    def _opening(self) -> list[TurnEvent]:
-        if not self._record.request.is_background:
-            return self._projection.open()
-        waiting, opening = self._projection.wait()
-        return [*waiting, *opening]
+    def _opening(self) -> tuple[list[TurnEvent], list[TurnEvent]]:
+        """The events before any id: while the turn waits, which only one in the background does, and once it runs."""
+        return self._projection.wait() if self._record.request.is_background else ([], self._projection.open())
 
     async def _live(self) -> AsyncGenerator[TurnEvent, None]:
         watch = self._tails.open(self._tenant, self._record.id, self._record.state)
@@ -118,22 +117,16 @@ class Reading:
 
     async def _until_end(self, watch: Watch) -> AsyncIterator[TurnEvent]:
         """The events up to what the journal holds when the turn ends."""
-        opening = self._projection.open() if not self._record.request.is_background else []
-        if self._record.request.is_background:
-            waiting, opening = self._projection.wait()
-            for event in waiting:
-                yield event
-        if watch.state is TurnState.QUEUED:
-            await self._started_or_ended(watch)
+        waiting, opening = self._opening()
+        for event in waiting:
+            yield event
+        while watch.state is TurnState.QUEUED:
+            await self._news(watch)
         for event in opening:
             yield event
         while watch.state.is_open:
             for event in self._push(watch):
                 yield event
-            await self._news(watch)
-
-    async def _started_or_ended(self, watch: Watch) -> None:
-        while watch.state is TurnState.QUEUED:
             await self._news(watch)
 
     async def _news(self, watch: Watch) -> None:
