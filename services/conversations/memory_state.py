@@ -59,6 +59,7 @@ class TurnEntry:
     moves: int = 0
     is_cancelled: bool = False
     seen_until: float = 0.0
+    left_at: float = 0.0  # unix seconds, when its last owner gave it up
     version: int = 0  # of the line, as the commit left it
     finish: str = ""
     usage: dict[str, int] = field(default_factory=dict)

@@ -172,7 +172,7 @@ class MemoryConversationStore:
     async def release(self, tenant: str, turn: str, *, owner: str, is_queued: bool) -> Reply:
         """Give a turn up for others to claim at once; ``is_queued``: from the queue. OK, LOST, ABSENT or GONE."""
         _, entry, refusal = self._writable(tenant, turn)
-        return memory_turns.release(entry, owner, is_queued=is_queued) if entry else refusal
+        return memory_turns.release(entry, owner, self._clock(), is_queued=is_queued) if entry else refusal
 
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
         """Write many turns' journals; one reply each: OK, GAP, LOST, ABSENT or GONE."""
@@ -232,11 +232,13 @@ class MemoryConversationStore:
         """Whether a turn is known to have been erased; known for a day."""
         return self._known(Keys.of_turn(tenant, turn)[0]).is_gone(turn, self._clock())
 
-    async def reserve(self, tenant: str, key: str, reservation: Reservation) -> Reservation:
+    async def reserve(
+        self, tenant: str, key: str, reservation: Reservation, *, instead_of: Reservation | None = None
+    ) -> Reservation:
         """What an idempotency key (any text) stands for: ``reservation``, or what was reserved before."""
         name, now = idempotency_key(tenant, key), self._clock()
         until, held = self._reservations.get(name, (0.0, reservation))
-        if until <= now:
+        if until <= now or held == instead_of:
             held = reservation
             self._reservations[name] = (now + IDEMPOTENCY_TTL_S, held)
         return held

@@ -58,13 +58,13 @@ def claim(root: RootState, entry: TurnEntry, owner: str, lease_s: float, now: fl
     return Reply(Verdict.POISON if entry.claims > MAX_CLAIMS else Verdict.OK, value=len(entry.ids))
 
 
-def release(entry: TurnEntry, owner: str, *, is_queued: bool) -> Reply:
+def release(entry: TurnEntry, owner: str, now: float, *, is_queued: bool) -> Reply:
     """Give a turn up."""
     state = TurnState.QUEUED if is_queued else TurnState.RUNNING
     if entry.owner != owner or not (entry.until or entry.state is state):
         return Reply(Verdict.LOST)
     if entry.until:
-        entry.until, entry.state, entry.claims = 0.0, state, max(entry.claims - 1, 0)
+        entry.until, entry.left_at, entry.state, entry.claims = 0.0, now, state, max(entry.claims - 1, 0)
     return Reply(Verdict.OK)
 
 
@@ -171,7 +171,7 @@ def _held(root: RootState, line: LineState, now: float) -> Reply | None:
         return None
     if not active.is_running or active.until > now:
         return Reply(Verdict.BUSY, turn=line.active)
-    return Reply(Verdict.EXPIRED, value=round((now - active.until) * 1000), turn=line.active)
+    return Reply(Verdict.EXPIRED, value=round((now - (active.until or active.left_at)) * 1000), turn=line.active)
 
 
 def _shared(root: RootState, begin: Begin) -> list[str] | None:

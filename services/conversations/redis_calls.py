@@ -173,12 +173,6 @@ async def read_input(redis: Redis, keys: Keys, part: str) -> list[Item]:
     return [codec.decode_item(blob) for blob in blobs if blob is not None]
 
 
-async def reserve(redis: Redis, key: str, value: bytes, ttl_s: int) -> bytes | None:
-    """Write a value where there is none; the one that is there."""
-    held: Any = await redis.set(key, value, ex=ttl_s, nx=True, get=True)
-    return cast("bytes | None", held)
-
-
 async def pointed_turns(redis: Redis, keys: Keys) -> list[str]:
     """Own parts of the turns that a queue may point to."""
     members: Any = await redis.smembers(keys.index)

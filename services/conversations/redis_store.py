@@ -27,6 +27,7 @@ from services.conversations.records import Conversation, Item, Line, TurnRecord,
 from services.conversations.redis_items import brought
 from services.conversations.redis_link import RedisLink
 from services.conversations.scripts import Arg, items, lines, run_many, turns
+from services.conversations.scripts.reservations import RESERVE
 from services.conversations.store import WHOLE, Begin, Commit, Note, Part, Reply, Reservation, Tail, Tailed
 
 
@@ -253,11 +254,17 @@ class RedisConversationStore:
         keys, part = Keys.of_turn(tenant, turn)
         return await self._link.call(lambda redis: redis_calls.is_erased(redis, keys, part))
 
-    async def reserve(self, tenant: str, key: str, reservation: Reservation) -> Reservation:
+    async def reserve(
+        self, tenant: str, key: str, reservation: Reservation, *, instead_of: Reservation | None = None
+    ) -> Reservation:
         """What an idempotency key (any text) stands for: ``reservation``, or what was reserved before."""
-        name, value = idempotency_key(tenant, key), codec.encode(reservation)
-        held = await self._link.call(lambda redis: redis_calls.reserve(redis, name, value, IDEMPOTENCY_TTL_S))
-        return codec.decode_reservation(held) if held else reservation
+        names = [idempotency_key(tenant, key)]
+        args: list[Arg] = [
+            codec.encode(reservation),
+            IDEMPOTENCY_TTL_S,
+            codec.encode(instead_of) if instead_of else b"",
+        ]
+        return codec.decode_reservation(await self._link.call(lambda redis: RESERVE.run(redis, names, args)))
 
     async def ping(self) -> None:
         """Raises StoreUnavailableError when the store does not answer."""

@@ -253,8 +253,13 @@ class ConversationStore(ItemStore, Protocol):
         """Whether a turn is known to have been erased; known for a day."""
         ...
 
-    async def reserve(self, tenant: str, key: str, reservation: Reservation) -> Reservation:
-        """What an idempotency key (any text) stands for: ``reservation``, or what was reserved before."""
+    async def reserve(
+        self, tenant: str, key: str, reservation: Reservation, *, instead_of: Reservation | None = None
+    ) -> Reservation:
+        """What an idempotency key (any text) stands for: ``reservation``, or what was reserved before.
+
+        ``instead_of``: a reservation that may be replaced. Of several callers who replace one, the first does.
+        """
         ...
 
     async def ping(self) -> None:

@@ -15,25 +15,17 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
-from cluster.errors import (
-    ClusterError,
-    IdempotencyMismatchError,
-    NotFoundError,
-    QueueFullError,
-    StoreUnavailableError,
-)
-from services.conversations import ids
+from cluster.errors import ClusterError, QueueFullError, StoreUnavailableError
 from services.conversations.records import TurnRecord, TurnState
-from services.conversations.store import Reservation
 from services.turns.acceptance import accept
 from services.turns.accepted import Accepted, TurnExistsError
 from services.turns.adoption import job_cost
 from services.turns.carrying import Carried, carry_out, give_up
 from services.turns.events import ChatTurn, Cursor, StoredTurn, TurnEvent, TurnStarted
 from services.turns.journal import Journal
+from services.turns.naming import name_turn
 from services.turns.owner import Ending, TurnOwner
 from services.turns.parts import TurnParts
-from services.turns.place import root_of
 from services.turns.reading import Reading
 from services.turns.stateless import StatelessTurn
 from services.turns.tails import Tails
@@ -112,7 +104,7 @@ class TurnService:
             StoreUnavailableError: the store does not answer.
             OverloadedError, NoReplicaError: nobody took the turn.
         """
-        response_id, is_known = await self._name(turn)
+        response_id, is_known = await name_turn(self._parts.store, turn)
         if not is_known:
             try:
                 async with aclosing(self._answer(turn, response_id)) as events:
@@ -133,7 +125,7 @@ class TurnService:
             QueueFullError: the tenant has too many such turns.
             ClusterError: as ``respond``.
         """
-        response_id, is_known = await self._name(turn)
+        response_id, is_known = await name_turn(self._parts.store, turn)
         if is_known:
             return response_id
         await self._parts.queue.check_room(turn.tenant, max_queued=turn.share.max_queued)
@@ -192,26 +184,6 @@ class TurnService:
             StoreUnavailableError: the store does not answer.
         """
         await give_up(self._parts, tenant, response_id, carried)
-
-    async def _name(self, turn: StoredTurn) -> tuple[str, bool]:
-        """The turn's id, and whether it has begun by a request that was sent before."""
-        response_id = ids.new_response(root_of(turn))
-        if turn.idempotency is None:
-            return response_id, False
-        mine = Reservation(turn.idempotency.body, response_id)
-        held = await self._parts.store.reserve(turn.tenant, turn.idempotency.key, mine)
-        if held.body != mine.body:
-            raise IdempotencyMismatchError
-        return held.turn, held.turn != response_id and await self._has_begun(turn.tenant, held.turn)
-
-    async def _has_begun(self, tenant: str, response_id: str) -> bool:
-        try:
-            await self._parts.store.turn(tenant, response_id)
-        except NotFoundError:
-            if await self._parts.store.is_erased(tenant, response_id):
-                raise
-            return False  # its process died before it began
-        return True
 
     async def _answer(self, turn: StoredTurn, response_id: str) -> AsyncGenerator[TurnStarted | TurnEvent, None]:
         given = turn.share.resume_s

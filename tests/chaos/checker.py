@@ -58,6 +58,8 @@ def each_turn_is_written_once(case: Case) -> Iterator[str]:
     answers = Counter(item.turn for item in case.kept.items.values() if item.role == "assistant")
     for turn, record in case.kept.turns.items():
         name = case.ask_of.get(turn)
+        if name is None and record.was_refused:
+            continue  # its client was told to come again, and its key then stood for another one
         if name is None:
             yield f"{turn}: nobody asked for it ({record.state}: {record.inputs})"
             continue

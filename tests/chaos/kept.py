@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import redis
 
+from cluster.errors import NoReplicaError, OverloadedError
 from services.conversations import codec
 from services.conversations.keys import SCHEMA
 from services.queue.keys import BACKGROUND, DUE_SHARDS, class_prefix, due_key
@@ -35,6 +36,11 @@ class KeptTurn(msgspec.Struct, frozen=True, kw_only=True):
     moves: int
     error_code: str
     inputs: list[str]
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether nobody took it, so that its client was told to come again and its key stands for a later turn."""
+        return self.state == "failed" and self.error_code in {OverloadedError.code, NoReplicaError.code}
 
 
 class KeptLine(msgspec.Struct, frozen=True):

@@ -178,6 +178,15 @@ def test_an_answer_told_anew_after_an_adoption_may_differ() -> None:
     assert check(*change(log, kept())) == []
 
 
+def test_a_turn_that_was_refused_and_asked_for_again_is_no_second_one() -> None:
+    """Its key stands for the one that was served; but a client that was told of it must have seen its end."""
+    refused = FIRST[:-1] + "d"
+    change = in_kept(turns=with_(**{refused: turn("", state="failed", error_code="overloaded")}))
+    assert check(*change(entries(), kept())) == []
+    told = in_log(2, read("1", refused, EVENTS[:1]), entries()[2])
+    assert any(f"1: {refused} was accepted" in fault for fault in check(*change(*told(entries(), kept()))))
+
+
 def test_a_fork_holds_its_prefix() -> None:
     """A branch behind the first answer holds that, and its own turn."""
     third = f"resp_{ROOT}{'d' * 16}"

@@ -35,6 +35,16 @@ async def test_any_text_is_a_key(store, key):
     assert await store.reserve(TENANT, key + "'", SECOND) == SECOND
 
 
+async def test_a_reservation_can_be_replaced_by_who_knows_it(store):
+    """Once: whoever comes second hears of the one that has replaced it, and one who is mistaken changes nothing."""
+    third = Reservation("body", "resp_3")
+    await store.reserve(TENANT, "key", FIRST)
+    assert await store.reserve(TENANT, "key", third, instead_of=SECOND) == FIRST
+    assert await store.reserve(TENANT, "key", SECOND, instead_of=FIRST) == SECOND
+    assert await store.reserve(TENANT, "key", third, instead_of=FIRST) == SECOND
+    assert await store.reserve(TENANT, "key", third) == SECOND
+
+
 async def test_callers_at_once_agree(store):
     """One of them was first."""
     own = [Reservation(str(number), f"resp_{number}") for number in range(20)]

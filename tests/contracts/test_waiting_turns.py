@@ -94,7 +94,7 @@ async def test_a_running_turn_that_its_first_owner_gave_up_is_not_begun_again(st
 
 
 async def test_a_line_behind_a_turn_given_up_tells_newcomers_so(store, turn):
-    """Queued it is busy, drained it can be taken over."""
+    """Queued it is busy; drained it can be taken over, and it is told since when."""
     other = ids.new_response(ids.conversation_of(turn))
     await claim(store, turn)
     await give_up(store, turn, is_queued=True)
@@ -103,6 +103,7 @@ async def test_a_line_behind_a_turn_given_up_tells_newcomers_so(store, turn):
     await give_up(store, turn)
     reply = await store.begin(a_begin(other))
     assert (reply.verdict, reply.turn) == (Verdict.EXPIRED, turn)
+    assert 0 <= reply.value < 60_000  # ms
 
 
 async def test_another_owners_release_is_lost(store, turn):

@@ -2,7 +2,7 @@
 
 A lease is held by being ``owner`` in the record, compared for equality; ``fence`` only counts owners. A lease that ran
 out still belongs to its owner until somebody claims it: a late note then renews it. Only ``until`` 0 says that nobody
-owns the turn: it waits, was given up, or has ended.
+owns the turn: it waits, was given up (``left`` says when), or has ended.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ if not line[1] then
 end
 if line[2] ~= '' then
   if line[2] ~= ARGV[2] then return {'look', 0, line[2]} end
-  local holder = redis.call('HMGET', KEYS[7], 'state', 'until')
+  local holder = redis.call('HMGET', KEYS[7], 'state', 'until', 'left')
   -- A record that is gone altogether (a crash, then its TTL) no longer holds the line.
   if holder[1] then
-    local since = now - tonumber(holder[2])
+    local since = now - tonumber(holder[2] == '0' and holder[3] or holder[2])
     if holder[1] == 'queued' or since < 0 then return {'busy', 0, line[2]} end
     return {'expired', since, line[2]}
   end
@@ -109,7 +109,8 @@ return {claims > tonumber(ARGV[4]) and 'poison' or 'ok', tonumber(turn[4])}
 )
 
 RELEASE: Final = Script(
-    ERASED
+    NOW_MS
+    + ERASED
     + """
 -- Give a turn up: others may claim it at once. What it holds, it keeps; but a claim that ends so did not kill its owner
 -- and is not counted.
@@ -121,7 +122,7 @@ local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'claims')
 if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] or (turn[2] ~= ARGV[3] and turn[3] == '0') then return {'lost'} end
 if turn[3] == '0' then return {'ok'} end
-redis.call('HSET', KEYS[1], 'until', 0, 'state', ARGV[3], 'claims', math.max((turn[4] or 0) - 1, 0))
+redis.call('HSET', KEYS[1], 'until', 0, 'left', now_ms(), 'state', ARGV[3], 'claims', math.max((turn[4] or 0) - 1, 0))
 return {'ok'}
 """
 )
@@ -201,7 +202,7 @@ if last ~= ARGV[11] then redis.call('HSET', KEYS[1], 'last', last) end
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'ids', ARGV[8]) end
 if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'lp', ARGV[12]) end
 if #ARGV > 12 then redis.call('HDEL', KEYS[1], 'input') end
-redis.call('HDEL', KEYS[1], 'deadline', 'seen')
+redis.call('HDEL', KEYS[1], 'deadline', 'seen', 'left')
 redis.call('UNLINK', KEYS[5])
 local life = (line[3] or ARGV[7]) * 1000
 redis.call('PEXPIRE', KEYS[1], life)

@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.errors import IdempotencyMismatchError, InvalidRequestError, NotFoundError, StoreUnavailableError
+from cluster.errors import (
+    IdempotencyMismatchError,
+    InvalidRequestError,
+    NotFoundError,
+    RetryLaterError,
+    StoreUnavailableError,
+)
+from services.backend.scripted import Fault, FaultKind
 from services.conversations.queueing import Ref
 from services.conversations.records import TurnState
 from services.turns.events import EventKind, Idempotency, StoredTurn
@@ -133,6 +140,29 @@ async def test_a_refused_request_leaves_its_key_to_a_better_one_of_the_same_body
     assert not kit.due.times
     started, _ = await collect(service.respond(keyed(kit)))
     assert (await kit.store.turn(TENANT, started.response_id)).state is TurnState.COMPLETED
+
+
+@pytest.mark.parametrize("kind", [FaultKind.OVERLOADED, FaultKind.NO_REPLICA])
+async def test_a_turn_that_found_no_room_leaves_its_key_to_the_next_try(kit, service, kind):
+    """Who was told to come again comes with the same key, and is served once; two who come at once are one."""
+    kit.backend.faults = iter([Fault(kind)])
+    with pytest.raises(RetryLaterError):
+        await collect(service.respond(keyed(kit)))
+    both = await asyncio.gather(*(collect(service.respond(keyed(kit))) for _ in range(2)))
+    (started, events), (again, seen) = both
+    assert started.response_id == again.response_id
+    assert told(events) == told(seen)
+    assert events[-1].result.text == TEXT
+    assert service.metrics.turns == {"refused": 1, "completed": 1}
+
+
+async def test_a_turn_that_failed_in_mid_answer_keeps_its_key(kit, service):
+    """What was said was said: the key leads to it."""
+    kit.backend.faults = iter([Fault(FaultKind.MOVED, after=3), *[Fault(FaultKind.OVERLOADED)] * 20])
+    started, events = await collect(service.respond(keyed(kit)))
+    assert events[-1].kind is EventKind.FAILED
+    again, seen = await collect(service.respond(keyed(kit)))
+    assert (started.response_id, told(events)) == (again.response_id, told(seen))
 
 
 async def test_an_erased_response_is_not_made_anew(kit, service):

@@ -63,6 +63,20 @@ async def test_the_conversation_is_busy_until_the_lease_is_over(orphanage):
     assert caught.value.active == orphanage.turn
 
 
+async def test_a_turn_that_its_process_gave_up_is_left_to_a_dispatcher_first(orphanage):
+    """For as long as one whose owner has died: it is to be finished, not cut short by whoever asks next."""
+    await orphanage.leave("\n Once upon", [])
+    owner = (await orphanage.kit.store.turn(TENANT, orphanage.turn)).owner
+    await orphanage.kit.store.release(TENANT, orphanage.turn, owner=owner, is_queued=False)
+    orphanage.now += PATIENCE_S - 1
+    with pytest.raises(ConversationBusyError):
+        await orphanage.next_turn()
+    orphanage.now += 1
+    _, events = await orphanage.next_turn()
+    assert events[-1].kind is EventKind.COMPLETED
+    assert await orphanage.texts() == ["Tell me", "Once upon", "And now?", "Fine."]
+
+
 async def test_after_the_lease_the_partial_answer_is_kept_and_the_conversation_goes_on(orphanage):
     """Question and partial answer are in the history, and in the next turn's prompt with their own ids."""
     await orphanage.leave("\n Once upon", [])
