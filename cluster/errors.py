@@ -262,9 +262,17 @@ class GenerationFailedError(TurnError):
 
 
 class TurnMovedError(TurnError):
-    """Another owner holds the turn's lease."""
+    """Another process goes on with the turn.
+
+    Attributes:
+        turn: its id.
+    """
 
     code = "turn_moved"
+
+    def __init__(self, turn: str) -> None:
+        super().__init__(f"Another process goes on with {turn}; retrieve it.")
+        self.turn = turn
 
 
 class TurnLostError(TurnError):

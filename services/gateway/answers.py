@@ -60,10 +60,14 @@ _EVENT: Final = {
 }
 _EVENTS: Final = {"text/event-stream": {"schema": _EVENT}}
 _JSON_ERROR: Final = {"application/json": {"schema": {"$ref": REF.format(model=ErrorBody.__name__)}}}
-_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After", "x-should-retry")}
 HEADERS: Final = {
     "x-request-id": {"description": "Names this request in logs.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"}},
+    "x-should-retry": {
+        "description": "Sent where the answer is made all the same: clients are not to ask again by themselves.",
+        "schema": {"const": "false"},
+    },
     "WWW-Authenticate": {"description": "Which kind of key.", "schema": {"const": "Bearer"}},
     "x-replica-rank": {
         "description": "The replica that began it.",

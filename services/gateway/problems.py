@@ -29,6 +29,7 @@ from cluster.errors import (
     RetryLaterError,
     StreamDivergedError,
     TurnError,
+    TurnMovedError,
 )
 from services.gateway.refusals import BodyTooLargeError, MediaTypeError, MethodNotAllowedError
 from services.gateway.schemas.models import ErrorBody, ErrorDetail
@@ -63,6 +64,7 @@ _RULES: Mapping[type[BaseException], Rule] = {
     QueueFullError: Rule(429, "rate_limit_error"),
     RetryLaterError: Rule(503, _SERVER),
     StreamDivergedError: Rule(409, _INVALID),  # what the reader holds is not what is recorded: asking again is no use
+    TurnMovedError: Rule(503, _SERVER),
     DeadlineExceededError: Rule(504, _SERVER),
     TurnError: Rule(500, _SERVER),
     BaseException: Rule(500, _SERVER, tells=False),
@@ -98,7 +100,8 @@ def problem_of(error: BaseException) -> Problem:
     if not rule.tells:
         return Problem(rule.status, rule.type, ClusterError.code, INTERNAL_MESSAGE)
     code = cast("ClusterError", error).code
-    return Problem(rule.status, rule.type, code, str(error), param=_param(error), headers=_headers(error))
+    headers = {**_headers(type(error)), **_own_headers(error)}
+    return Problem(rule.status, rule.type, code, str(error), param=_param(error), headers=headers)
 
 
 def problem_of_code(code: str, message: str) -> Problem:
@@ -107,8 +110,7 @@ def problem_of_code(code: str, message: str) -> Problem:
     rule = _rule(cls)
     if not rule.tells:
         return Problem(rule.status, rule.type, code or ClusterError.code, INTERNAL_MESSAGE)
-    headers = {"retry-after": "1"} if issubclass(cls, RetryLaterError) else {}
-    return Problem(rule.status, rule.type, code, message, headers=headers)
+    return Problem(rule.status, rule.type, code, message, headers=_headers(cls))
 
 
 def status_of(cls: type[ClusterError]) -> int:
@@ -126,7 +128,14 @@ def _param(error: BaseException) -> str | None:
     return next((name for cls, name in _PARAMS.items() if isinstance(error, cls)), None)
 
 
-def _headers(error: BaseException) -> dict[str, str]:
+def _headers(cls: type[BaseException]) -> dict[str, str]:
+    """Those of all errors of a class."""
+    if issubclass(cls, TurnMovedError):  # a client that asked again by itself would begin a second turn
+        return {"retry-after": "1", "x-should-retry": "false"}
+    return {"retry-after": "1"} if issubclass(cls, RetryLaterError) else {}
+
+
+def _own_headers(error: BaseException) -> dict[str, str]:
     if isinstance(error, RetryLaterError):
         return {"retry-after": str(max(1, ceil(error.retry_after_s)))}
     if isinstance(error, InvalidKeyError):

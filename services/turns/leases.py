@@ -18,7 +18,7 @@ def new_owner() -> str:
 def loss(verdict: Verdict, turn: str) -> ClusterError:
     """Why an owner whose write was answered so may say and write no more."""
     if verdict is Verdict.LOST:
-        return TurnMovedError("Another process has taken this turn over.")
+        return TurnMovedError(turn)
     if verdict is Verdict.GONE:  # as for whoever reads it elsewhere
         return NotFoundError("response", turn)
     return TurnLostError("The record of this turn is gone.")

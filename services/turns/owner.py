@@ -126,7 +126,7 @@ class TurnOwner:
         try:
             error = await self._generate(accepted, ticket, production)
             if self._ending is Ending.RELEASED and production.reason is FinishReason.ABORTED:
-                error = TurnMovedError("This process is going away; another one goes on with the turn.")
+                error = TurnMovedError(accepted.response_id)
                 await self._journal.flush(ticket)
             if error is None:
                 self.outbox.put([*self._opening(accepted, production), *production.close()])

@@ -208,6 +208,25 @@ async def test_a_stream_whose_process_goes_away_is_read_elsewhere(
     assert [body["sequence_number"] for _, body in events] == list(range(len(events)))
 
 
+async def test_who_waits_for_a_turn_that_its_process_leaves_hears_where_the_answer_will_be(
+    ai: openai.AsyncOpenAI, kit: TurnKit
+) -> None:
+    """By its id; and a client does not ask a second time by itself."""
+    kit.backend.gate.clear()
+    waiting = asyncio.create_task(ai.with_options(max_retries=2).responses.create(model=MODEL, input="Hi"))
+    await until(lambda: kit.backend.requests)
+    for owner in kit.service._owners.values():
+        owner.end(Ending.RELEASED)
+    with pytest.raises(openai.APIStatusError) as caught:
+        await waiting
+    assert (caught.value.status_code, caught.value.code) == (503, "turn_moved")
+    kit.backend.gate.set()
+    (response,) = [ref.turn for ref in kit.due.times]
+    assert response in caught.value.message
+    await carried_out(kit, response)
+    assert (await ai.responses.retrieve(response)).status == "completed"
+
+
 async def test_cancelling(ai: openai.AsyncOpenAI, kit: TurnKit) -> None:
     """One that waits is cancelled at once, one that runs with what was said, one that ended stays as it is."""
     waiting = await ai.responses.create(model=MODEL, input="Hi", background=True)

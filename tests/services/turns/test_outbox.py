@@ -83,7 +83,7 @@ async def test_events_of_a_turn_that_somebody_else_has_are_never_said():
     outbox, gate = Outbox(), Gate()
     outbox.guard(gate.ticket)
     outbox.put([event(0)])
-    gate.ticket.fail(TurnMovedError("taken"))
+    gate.ticket.fail(TurnMovedError("resp_1"))
     with pytest.raises(TurnMovedError):
         await anext(outbox)
 
