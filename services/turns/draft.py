@@ -75,9 +75,11 @@ async def draft_stored(parts: TurnParts, turn: StoredTurn, conversation: str, pa
         InvalidRequestError: a field or a text is wrong.
         ContextLengthExceededError: conversation and answer do not fit.
     """
-    always = [*await _encode(parts, prompt.stored_messages(turn.instructions, (), ())), *past.lead]
-    rest = [*past.pieces, *await _encode(parts, prompt.stored_messages(None, (), new))]
-    first = _first(parts, turn, always, rest, num_new=len(new))
+    told = [*past.lead, *past.pieces, *await _encode(parts, prompt.stored_messages(None, (), new))]
+    num_lead = window.lead([piece.role for piece in told]) if past.is_whole else len(past.lead)
+    always = [*await _encode(parts, prompt.stored_messages(turn.instructions, (), ())), *told[:num_lead]]
+    rest = told[num_lead:]
+    first = _first(parts, turn, always, rest, num_new=min(len(new), len(rest)))
     request = _request(
         parts,
         turn,

@@ -48,15 +48,19 @@ def first(roles: Sequence[str], tokens: Sequence[int], *, num_new: int, space: i
         roles: of the messages behind the leading ones, the new input included. The first begins a turn, or is a rest
             of one in front of more than ``space`` tokens.
         tokens: of each message.
-        num_new: the newest messages, never cut; nor is the turn that they go on with. They may exceed ``space``.
+        num_new: the newest messages. They are cut only where leaving out all in front of them is not enough. The newest
+            turn never is, and may exceed ``space``.
         space: tokens that may stay.
         stride: part of ``space`` that is dropped at once.
     """
     offsets = [0, *accumulate(tokens)]
-    starts = [i for i in _turn_starts(roles) if i <= len(roles) - num_new]
     excess = offsets[-1] - space
     if excess <= 0:
         return 0
+    starts = _turn_starts(roles)
+    old = [i for i in starts if i <= len(roles) - num_new]
+    if offsets[-1] - offsets[old[-1]] <= space:
+        starts = old
     step = max(int(space * stride), 1)
     dropped = -(-excess // step) * step
     found = next((i for i in starts if offsets[i] >= dropped), starts[-1])

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.errors import ContextLengthExceededError
 from services.backend.scripted import Fault, FaultKind
+from services.conversations.records import TurnState
 from services.turns.events import EventKind, Message, Role, Truncation
 from services.turns.prompt import PromptMessage, pieces
 from tests.support.long_talks import RULE, automatic, in_prompt, long_past, respond, ruled, talk
@@ -114,16 +115,35 @@ async def test_new_input_is_never_cut(kit):
     assert (await kit.store.load(TENANT, conversation)).version == 4
 
 
-async def test_new_input_of_several_turns_is_never_cut_either(kit):
-    """What comes with a stored turn is all new, however many answers it holds."""
+async def test_new_input_of_several_turns_is_cut_last(kit):
+    """What comes with a stored turn is all new, however many answers it holds: what was said before goes first."""
     conversation = await ruled(kit)
     await talk(kit, conversation, 12)
-    new = [user("word " * 60), Message(Role.ASSISTANT, "word " * 60), user("And?")]
+    new = [user("word " * 40), Message(Role.ASSISTANT, "word " * 40), user("And?")]
     _, events = await collect(kit.service.respond(automatic(kit, *new, conversation=conversation)))
     told = [PromptMessage(message.role, message.text) for message in new]
     ids = [token_id for piece in pieces(kit.tokenizer, told) for token_id in piece.ids]
     assert events[-1].kind is EventKind.COMPLETED
     assert kit.backend.requests[-1].prompt_ids[-1 - len(ids) : -1] == ids
+
+
+async def test_a_history_that_comes_with_a_stored_turn_is_cut_where_it_is_too_long_alone(kit):
+    """As with ``store: false``: its rules stay, a dispatcher finds the same prompt, and the next turn goes on behind."""
+    history = [Message(Role.SYSTEM, RULE.text)]
+    for turn in range(NUM_TURNS):
+        history += [user(f"Question {turn}"), Message(Role.ASSISTANT, "It is so. " * 3)]
+    turn = replace(automatic(kit, *history, user("And now?")), is_background=True)
+    response = await kit.service.enqueue(turn)
+    await kit.service.carry_out(TENANT, response)
+    record = await kit.store.turn(TENANT, response)
+    prompt = kit.backend.requests[0].prompt_ids
+    assert record.state is TurnState.COMPLETED
+    assert record.request.window
+    assert in_prompt(kit, [PromptMessage("system", RULE.text)], prompt)
+    assert ROOM / 3 < len(prompt) <= ROOM
+    _, again = await collect(kit.service.respond(replace(automatic(kit, user("Why?")), previous=response)))
+    assert again[-1].kind is EventKind.COMPLETED
+    assert kit.backend.requests[-1].prompt_ids[: len(prompt)] == prompt
 
 
 async def test_without_truncation_a_turn_that_does_not_fit_is_refused_with_a_hint(kit):

@@ -33,21 +33,22 @@ def questions_and_answers(turns):
     return told[:-1]
 
 
-@given(messages, st.integers(-50, 2000))
-def test_what_stays_fits_or_is_the_newest_turn_alone(told, space):
+@given(messages, st.integers(-50, 2000), st.data())
+def test_what_stays_fits_or_is_the_newest_turn_alone(told, space, data):
     """Nothing but a newest turn that is too long by itself may exceed the space."""
-    place = first_of(told, space=space)
+    place = first_of(told, num_new=data.draw(st.integers(0, len(told))), space=space)
     later = [i for i in range(place + 1, len(told)) if may_begin(told, i)]
     assert size_of(told[place:]) <= space or not later
 
 
 @given(messages, st.integers(-50, 2000), st.data())
-def test_only_whole_turns_are_dropped_and_the_new_input_never(told, space, data):
-    """The cut is in front of a question behind an answer, and of the new messages."""
+def test_only_whole_turns_are_dropped_and_the_new_input_last(told, space, data):
+    """The cut is in front of a question behind an answer, and of the new messages where they fit alone."""
     num_new = data.draw(st.integers(0, len(told)))
     place = first_of(told, num_new=num_new, space=space)
     assert may_begin(told, place)
-    assert place <= len(told) - num_new
+    kept = max(i for i in range(len(told) + 1 - max(num_new, 1)) if may_begin(told, i))
+    assert place <= kept or size_of(told[kept:]) > space
 
 
 @given(messages)
