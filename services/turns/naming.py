@@ -51,5 +51,9 @@ async def _begun(store: ConversationStore, tenant: str, response_id: str) -> Tur
 
 
 def _was_refused(record: TurnRecord) -> bool:
-    """Whether nobody took the turn, so that whoever asked was told to come again before anything was said."""
-    return record.state is TurnState.FAILED and not record.total and record.error_code in _REFUSALS
+    """Whether nobody took the turn, so that whoever asked was told to come again before anything was said.
+
+    One in the background was accepted: who asked has its id.
+    """
+    is_silent = record.state is TurnState.FAILED and not record.total and not record.request.is_background
+    return is_silent and record.error_code in _REFUSALS

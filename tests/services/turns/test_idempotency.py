@@ -11,12 +11,14 @@ from cluster.errors import (
     IdempotencyMismatchError,
     InvalidRequestError,
     NotFoundError,
+    OverloadedError,
     RetryLaterError,
     StoreUnavailableError,
 )
 from services.backend.scripted import Fault, FaultKind
 from services.conversations.queueing import Ref
 from services.conversations.records import TurnState
+from services.turns.carrying import Carried, Fate
 from services.turns.events import EventKind, Idempotency, StoredTurn
 from tests.support.kills import told
 from tests.support.turn_kit import QUICK, TENANT, collect, until
@@ -163,6 +165,15 @@ async def test_a_turn_that_failed_in_mid_answer_keeps_its_key(kit, service):
     assert events[-1].kind is EventKind.FAILED
     again, seen = await collect(service.respond(keyed(kit)))
     assert (started.response_id, told(events)) == (again.response_id, told(seen))
+
+
+async def test_a_turn_in_the_background_that_was_given_up_keeps_its_key(kit, service):
+    """Its caller has its id, and an operator may let it try again."""
+    turn = replace(keyed(kit), is_background=True)
+    response = await service.enqueue(turn)
+    await service.give_up(TENANT, response, Carried(Fate.WAITS, OverloadedError("full", retry_after_s=1.0)))
+    assert (await kit.store.turn(TENANT, response)).error_code == OverloadedError.code
+    assert await service.enqueue(turn) == response
 
 
 async def test_an_erased_response_is_not_made_anew(kit, service):
