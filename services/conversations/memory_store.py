@@ -104,7 +104,7 @@ class MemoryConversationStore:
         """Replace all metadata; allowed while a turn runs. Raises NotFoundError."""
         _, line = self._conversation(tenant, conversation)
         line.conversation = msgspec.structs.replace(line.conversation, metadata=dict(metadata))
-        return self._renewed(line)
+        return line.conversation if line.active else self._renewed(line)  # a busy line has its turn's time
 
     async def items(
         self, tenant: str, conversation: str, *, after: str | None, limit: int, descending: bool

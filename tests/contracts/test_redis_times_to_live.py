@@ -127,6 +127,14 @@ async def test_a_line_of_its_own_time_keeps_it(store, redis, turn, change):
     assert redis.ttl(keys.turn(part)) == pytest.approx(LONG_S, abs=30)
 
 
+async def test_metadata_takes_no_time_from_a_line_that_a_turn_holds(store, redis):
+    """A turn may wait for longer than history lives, and whoever takes it over must still find its line."""
+    made = await store.create(TENANT, metadata={})
+    await store.begin(a_begin(ids.new_response(made.id), deadline_s=600.0, state=TurnState.QUEUED))
+    await store.set_metadata(TENANT, made.id, {"k": "v"})
+    assert redis.ttl(Keys.of_conversation(TENANT, made.id).line()) == pytest.approx(600 + DAY_S, abs=30)
+
+
 async def test_the_last_begin_says_how_long_a_line_lives(store, redis):
     """What its maker said holds until then; a begin that says nothing gives it the store's time again."""
     made = await store.create(TENANT, metadata={}, ttl_s=LONG_S)

@@ -76,14 +76,15 @@ return append_blobs(head, KEYS[3], redis.call('LRANGE', KEYS[2], first, last))
 METADATA: Final = Script(
     RENEW
     + """
--- Replace a conversation's metadata, whatever it is busy with.
+-- Replace a conversation's metadata, whatever it is busy with. A busy line has had its time from its turn, which may
+-- wait for longer than history lives, and gets it anew when that ends.
 -- KEYS 1 line, 2 items, 3 item, 4 ix
 -- ARGV 1 metadata, 2 history ttl (s) of a line without its own
 -- Replies {'absent'} or {'ok', created}
-local head = redis.call('HMGET', KEYS[1], 'created', 'hidden', 'ttl')
+local head = redis.call('HMGET', KEYS[1], 'created', 'hidden', 'ttl', 'active')
 if not head[1] or head[2] then return {'absent'} end
 redis.call('HSET', KEYS[1], 'meta', ARGV[1])
-renew((head[3] or ARGV[2]) * 1000, KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+if head[4] == '' then renew((head[3] or ARGV[2]) * 1000, KEYS[1], KEYS[2], KEYS[3], KEYS[4]) end
 return {'ok', tonumber(head[1])}
 """
 )

@@ -77,6 +77,17 @@ async def test_a_line_lives_as_long_as_its_last_begin_said(store, clock):
         await store.conversation(TENANT, made.id)
 
 
+async def test_metadata_takes_no_time_from_a_line_that_a_turn_holds(clock):
+    """A turn may wait for longer than history lives, and whoever takes it over must still find its line."""
+    store = MemoryConversationStore(clock=clock, history_ttl_s=60)
+    made = await store.create(TENANT, metadata={})
+    turn = ids.new_response(made.id)
+    await store.begin(a_begin(turn, deadline_s=600.0, state=TurnState.QUEUED))
+    await store.set_metadata(TENANT, made.id, {"k": "v"})
+    clock.now += 300
+    assert (await store.claim(TENANT, turn, owner="b", lease_s=15.0)).verdict is Verdict.OK
+
+
 async def test_a_turn_that_is_cancelled_unbegun_lives_as_long_as_its_line(store, clock):
     """By the line's own time where it has one."""
     turn = ids.new_response((await store.create(TENANT, metadata={})).id)
