@@ -25,6 +25,7 @@ from services.conversations.store import Begin, Commit, Note, Reply, Tail
 _LINE_MEMBER: Final = "line:"  # members of the index and of the tombstone set
 _TURN_MEMBER: Final = "turn:"
 _LAST_TURN: Final = 2  # ERASE_TURN: nothing else is left
+_SLICE: Final = 1000  # members of an index that are read in one call, about
 _MAX_LOOKS: Final = 4  # a line cannot change its active turn more often within one call, short of a stampede
 
 
@@ -173,16 +174,22 @@ async def read_input(redis: Redis, keys: Keys, part: str) -> list[Item]:
     return [codec.decode_item(blob) for blob in blobs if blob is not None]
 
 
-async def pointed_turns(redis: Redis, keys: Keys) -> list[str]:
-    """Own parts of the turns that a queue may point to."""
-    members: Any = await redis.smembers(keys.index)
-    names = [member.decode() for member in members]
-    parts = [name.removeprefix(_TURN_MEMBER) for name in names if name.startswith(_TURN_MEMBER)]
+async def pointed_turns(redis: Redis, keys: Keys, cursor: int) -> tuple[int, list[str]]:
+    """Own parts of the turns that a queue may point to, of the index behind a cursor; 0 is its beginning and its end.
+
+    While the index changes, a turn may come twice.
+    """
+    found: Any = await redis.sscan(keys.index, cursor, match=f"{_TURN_MEMBER}*", count=_SLICE)  # bytes
+    cursor, members = found
+    parts = [member.decode().removeprefix(_TURN_MEMBER) for member in members]
     async with redis.pipeline(transaction=False) as pipe:
         for part in parts:
             pipe.hget(keys.turn(part), "state")
         states = await execute(pipe)
-    return [part for part, state in zip(parts, states, strict=True) if state and TurnState(state.decode()).is_pointed]
+    pointed = [
+        part for part, state in zip(parts, states, strict=True) if state and TurnState(state.decode()).is_pointed
+    ]
+    return cursor, pointed
 
 
 async def is_erased(redis: Redis, keys: Keys, part: str) -> bool:

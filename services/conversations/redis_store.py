@@ -246,8 +246,14 @@ class RedisConversationStore:
     async def pointed_turns(self, tenant: str, conversation: str) -> list[str]:
         """The turns of a root that a queue or the due index may point to; none of an unknown one."""
         keys = Keys.of_conversation(tenant, conversation)
-        parts = await self._link.call(lambda redis: redis_calls.pointed_turns(redis, keys))
-        return [ids.response_of(keys.root, part) for part in parts]
+        cursor, found = await self._pointed(keys, 0)
+        while cursor:  # a call for each slice, or a long history would not be read in the time of one
+            cursor, more = await self._pointed(keys, cursor)
+            found += more
+        return [ids.response_of(keys.root, part) for part in dict.fromkeys(found)]
+
+    async def _pointed(self, keys: Keys, cursor: int) -> tuple[int, list[str]]:
+        return await self._link.call(lambda redis: redis_calls.pointed_turns(redis, keys, cursor))
 
     async def is_erased(self, tenant: str, turn: str) -> bool:
         """Whether a turn is known to have been erased; known for a day."""

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from services.conversations import ids
 from services.conversations.keys import MAIN_LINE, Keys
 from services.conversations.records import Item, TurnState
+from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.scripts import lines
 from services.conversations.store import Fork, Reply, Tail, Verdict
@@ -214,15 +215,38 @@ async def test_a_journal_with_a_hole_is_refused(store, redis, turn):
     assert (found.state, found.ids, found.is_broken) == (TurnState.RUNNING, (), True)
 
 
-async def test_a_long_history_is_erased_in_slices(store, redis, turn):
-    """No slice holds the server up, and none is forgotten."""
+@pytest.fixture
+def long_history(redis, turn):
+    """2,501 turns that have not ended."""
     keys, part = Keys.of_turn(TENANT, turn)
     record = redis.dump(keys.turn(part))
     for number in range(2500):
         redis.restore(keys.turn(str(number)), 100_000, record)
     redis.sadd(keys.index, *(f"turn:{number}" for number in range(2500)))
-    await store.delete(TENANT, ids.conversation_of(turn))
-    assert redis.keys("*") == [keys.gone.encode()]
+    return ids.conversation_of(turn)
+
+
+async def test_a_long_history_is_erased_in_slices(store, redis, long_history):
+    """No slice holds the server up, and none is forgotten."""
+    await store.delete(TENANT, long_history)
+    assert redis.keys("*") == [Keys.of_conversation(TENANT, long_history).gone.encode()]
+
+
+async def test_the_turns_of_a_long_history_are_found_in_slices(plain_valkey, long_history):
+    """Each slice has the time of a call, so that no history is too long to be erased."""
+
+    class Counted(RedisLink):
+        calls = 0
+
+        async def call(self, *args, **options):
+            self.calls += 1
+            return await super().call(*args, **options)
+
+    link = Counted(plain_valkey.url)
+    found = await RedisConversationStore(link).pointed_turns(TENANT, long_history)
+    await link.close()
+    assert (len(found), len(set(found))) == (2501, 2501)
+    assert link.calls > 1
 
 
 async def test_an_erasure_that_was_cut_short_is_finished_by_the_next(store, plain_valkey, redis, turn):
