@@ -5,9 +5,11 @@ A turn always lies in the same shard, so adding, moving and removing it are one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Sequence
 from zlib import crc32
 
+from cluster.errors import StoreUnavailableError
 from services.conversations.queueing import HIDE_S, LOOK_LIMIT, Ref
 from services.conversations.redis_link import RedisLink
 from services.conversations.timed_set import RedisTimedSet
@@ -42,13 +44,23 @@ class RedisDueIndex:
     async def look(self, *, limit: int = LOOK_LIMIT, hide_s: float = HIDE_S) -> Sequence[Ref]:
         """Turns that are due, at most about ``limit``, evenly from all shards; hidden from others for ``hide_s``.
 
-        One call per shard: what one of them replied is handed out even if a later one would not answer in time.
+        Shards that do not answer are left out, for others may be on servers that do. Raises StoreUnavailableError when
+        none answers.
         """
         share = -(-limit // DUE_SHARDS)
-        found: list[str] = []
-        for shard in self._shards:
-            found += await shard.look(limit=share, hide_s=hide_s)
-        return [Ref.parse(ref) for ref in found]
+        looks = [_answer(shard.look(limit=share, hide_s=hide_s)) for shard in self._shards]
+        answers = await asyncio.gather(*looks)
+        errors = [answer for answer in answers if isinstance(answer, StoreUnavailableError)]
+        if len(errors) == DUE_SHARDS:
+            raise errors[0]
+        return [Ref.parse(ref) for found in answers if not isinstance(found, StoreUnavailableError) for ref in found]
 
     def _shard(self, ref: str) -> RedisTimedSet:
         return self._shards[crc32(ref.encode()) % DUE_SHARDS]
+
+
+async def _answer(look: Awaitable[Sequence[str]]) -> Sequence[str] | StoreUnavailableError:
+    try:
+        return await look
+    except StoreUnavailableError as error:
+        return error

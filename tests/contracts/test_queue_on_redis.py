@@ -258,3 +258,25 @@ async def test_what_is_due_lies_in_all_shards_and_leaves_none_behind(link, redis
     for turn in turns:
         await due.remove(TENANT, turn)
     assert redis.keys("*") == []
+
+
+async def test_what_is_due_on_servers_that_answer_is_found_though_others_do_not(link, plain_valkey, redis):
+    """A dead node of a Cluster hides no turn but its own."""
+    due = RedisDueIndex(link)
+    for _ in range(300):
+        await due.add(TENANT, a_turn(), in_s=-1)
+
+    class HalfAway(RedisLink):
+        calls = 0
+
+        async def call(self, *args, **options):
+            self.calls += 1
+            if self.calls % 2:
+                raise StoreUnavailableError("away", retry_after_s=1.0)
+            return await super().call(*args, **options)
+
+    half = HalfAway(plain_valkey.url)
+    found = await RedisDueIndex(half).look(limit=1600, hide_s=60.0)
+    await half.close()
+    assert len(found) == sum(redis.zcard(due_key(shard)) for shard in range(1, DUE_SHARDS, 2))
+    assert len(found) + len(await due.look(limit=1600)) == 300
