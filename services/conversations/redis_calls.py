@@ -23,7 +23,7 @@ from services.conversations.scripts import Arg, Call, lines, turns
 from services.conversations.store import Begin, Commit, Note, Reply, Tail
 
 _LINE_MEMBER: Final = "line:"  # members of the index and of the tombstone set
-_TURN_MEMBER: Final = "turn:"
+TURN_MEMBER: Final = "turn:"
 _LAST_TURN: Final = 2  # ERASE_TURN: nothing else is left
 _SLICE: Final = 1000  # members of an index that are read in one call, about
 _MAX_LOOKS: Final = 4  # a line cannot change its active turn more often within one call, short of a stampede
@@ -39,7 +39,7 @@ def create_args(
 
 def release_call(keys: Keys, part: str, owner: str, state: str) -> Call:
     """KEYS and ARGV of RELEASE."""
-    return [keys.turn(part), keys.gone], [owner, _TURN_MEMBER + part, state]
+    return [keys.turn(part), keys.gone], [owner, TURN_MEMBER + part, state]
 
 
 def commit_call(commit: Commit, *, history_ttl_s: int) -> Call:
@@ -58,7 +58,7 @@ def commit_call(commit: Commit, *, history_ttl_s: int) -> Call:
         history_ttl_s,
         b"" if spoken_ids(answer) == list(commit.ids) else codec.pack_ids(commit.ids),
         commit.turn,
-        _TURN_MEMBER + part,
+        TURN_MEMBER + part,
         answer.id if answer else "",
         codec.pack_logprobs(commit.logprobs),
         *item_args(commit.items),
@@ -104,7 +104,7 @@ def note_call(note: Note) -> Call:
     names = [keys.turn(part), keys.journal(part), keys.gone]
     segment = codec.pack_ids(note.ids)
     lease_ms, spare_ms, logprobs = _ms(note.lease_s), _ms(JOURNAL_SPARE_S), codec.pack_logprobs(note.logprobs)
-    member = _TURN_MEMBER + part
+    member = TURN_MEMBER + part
     return names, [note.owner, note.start, segment, lease_ms, member, spare_ms, logprobs, note.moves]
 
 
@@ -117,7 +117,7 @@ def tail_call(tail: Tail) -> Call:
 async def claim(redis: Redis, keys: Keys, part: str, *, owner: str, lease_s: float) -> Reply:
     """Run CLAIM on the line that the turn stands on, which never changes."""
     names = [keys.turn(part), keys.line(await _line_of(redis, keys, part)), keys.gone]
-    args: list[Arg] = [owner, _ms(lease_s), _TURN_MEMBER + part, MAX_CLAIMS]
+    args: list[Arg] = [owner, _ms(lease_s), TURN_MEMBER + part, MAX_CLAIMS]
     return codec.decode_reply(await turns.CLAIM.run(redis, names, args))
 
 
@@ -145,7 +145,7 @@ async def erase_turn(redis: Redis, keys: Keys, part: str, turn: str) -> bool:
     name = await _line_of(redis, keys, part)
     names = [keys.gone, keys.turn(part), keys.journal(part), keys.line(name), keys.items(name), keys.item, keys.index]
     names += [keys.line(), keys.items()]
-    args: list[Arg] = [GONE_TTL_S, secrets.token_hex(8), _TURN_MEMBER + part, turn]
+    args: list[Arg] = [GONE_TTL_S, secrets.token_hex(8), TURN_MEMBER + part, turn]
     outcome = await turns.ERASE_TURN.run(redis, names, args)
     if outcome == _LAST_TURN:
         await erase(redis, keys)
@@ -179,9 +179,9 @@ async def pointed_turns(redis: Redis, keys: Keys, cursor: int) -> tuple[int, lis
 
     While the index changes, a turn may come twice.
     """
-    found: Any = await redis.sscan(keys.index, cursor, match=f"{_TURN_MEMBER}*", count=_SLICE)  # bytes
+    found: Any = await redis.sscan(keys.index, cursor, match=f"{TURN_MEMBER}*", count=_SLICE)  # bytes
     cursor, members = found
-    parts = [member.decode().removeprefix(_TURN_MEMBER) for member in members]
+    parts = [member.decode().removeprefix(TURN_MEMBER) for member in members]
     async with redis.pipeline(transaction=False) as pipe:
         for part in parts:
             pipe.hget(keys.turn(part), "state")
@@ -194,7 +194,7 @@ async def pointed_turns(redis: Redis, keys: Keys, cursor: int) -> tuple[int, lis
 
 async def is_erased(redis: Redis, keys: Keys, part: str) -> bool:
     """Whether a turn, or all of its root, has a tombstone."""
-    marks: Any = await redis.smismember(keys.gone, ["*", _TURN_MEMBER + part])
+    marks: Any = await redis.smismember(keys.gone, ["*", TURN_MEMBER + part])
     return any(marks)
 
 
@@ -238,7 +238,7 @@ def _begin_args(begin: Begin, part: str, seen: str, history_ttl_s: int) -> list[
         _ms(TURN_SPARE_S),
         codec.encode({}),
         _LINE_MEMBER + begin.line,
-        _TURN_MEMBER + part,
+        TURN_MEMBER + part,
         begin.state.value,
         begin.line,
         codec.encode(begin.request.input),

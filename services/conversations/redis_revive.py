@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from redis.asyncio import Redis
 
 from services.conversations import codec
 from services.conversations.keys import MAIN_LINE, TURN_SPARE_S, Keys
+from services.conversations.redis_calls import TURN_MEMBER
 from services.conversations.scripts import Arg
 from services.conversations.scripts.revive import REVIVE
 from services.conversations.store import Reply
-
-_TURN_MEMBER: Final = "turn:"  # of the index and of the tombstones
 
 
 async def revive(redis: Redis, keys: Keys, part: str, turn: str, *, owner: str, deadline_s: float) -> Reply:
@@ -21,7 +20,7 @@ async def revive(redis: Redis, keys: Keys, part: str, turn: str, *, owner: str, 
     names = [keys.turn(part), keys.line(line), keys.journal(part), keys.gone, keys.index, keys.items(line), keys.item]
     is_background = request is not None and codec.decode_request(request).is_background
     deadline_ms, spare_ms = round(deadline_s * 1000), TURN_SPARE_S * 1000
-    args: list[Arg] = [turn, owner, deadline_ms, spare_ms, _TURN_MEMBER + part, int(is_background)]
+    args: list[Arg] = [turn, owner, deadline_ms, spare_ms, TURN_MEMBER + part, int(is_background)]
     return codec.decode_reply(await REVIVE.run(redis, names, args))
 
 

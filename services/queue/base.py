@@ -20,8 +20,8 @@ from services.conversations.queueing import Publishes, Ref
 
 POLL_S: Final = 0.05
 IDLE_S: Final = 30.0  # a job neither extended nor settled for this long belongs to nobody
-EXTEND_EVERY_S: Final = 10.0
 MAX_QUEUED: Final = 100_000  # jobs of one tenant in one class
+FULL_RETRY_S: Final = 30.0  # when to come back to a full queue
 
 
 @dataclass(frozen=True, slots=True)

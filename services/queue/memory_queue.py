@@ -7,12 +7,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from cluster.errors import QueueFullError
 from services.conversations.queueing import HIDE_S, LOOK_LIMIT, Ref
 from services.conversations.timed_set import MemoryTimedSet
 from services.queue.base import (
+    FULL_RETRY_S,
     IDLE_S,
     MAX_QUEUED,
     Dead,
@@ -25,8 +25,6 @@ from services.queue.base import (
     Verdict,
     share_of,
 )
-
-_FULL_RETRY_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class MemoryQueue:
         """Raises QueueFullError when the tenant has as many jobs as it may."""
         most = self._max_queued if max_queued is None else max_queued
         if self._sizes()[tenant] >= most:
-            raise QueueFullError(queue=self._name, max_queued=most, retry_after_s=_FULL_RETRY_S)
+            raise QueueFullError(queue=self._name, max_queued=most, retry_after_s=FULL_RETRY_S)
 
     async def take(self, consumer: str) -> Entry | None:
         """The next job of the tenant whose turn it is; None when nothing waits."""

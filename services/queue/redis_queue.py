@@ -12,6 +12,7 @@ from services.conversations.redis_link import RedisLink
 from services.conversations.scripts import Arg, Script
 from services.queue import letters, scripts
 from services.queue.base import (
+    FULL_RETRY_S,
     IDLE_S,
     MAX_QUEUED,
     Dead,
@@ -28,7 +29,6 @@ from services.queue.keys import DEAD_TTL_S, MAX_DEAD, SIZES, class_prefix
 
 MAX_BATCH: Final = 500  # jobs or letters one script handles; the server does nothing else meanwhile
 _TENANTS_A_RECLAIM: Final = 64
-_FULL_RETRY_S: Final = 30.0
 
 
 class RedisQueue:
@@ -149,7 +149,7 @@ class RedisQueue:
         return self._max_queued if max_queued is None else max_queued
 
     def _full(self, most: int) -> QueueFullError:
-        return QueueFullError(queue=self._name, max_queued=most, retry_after_s=_FULL_RETRY_S)
+        return QueueFullError(queue=self._name, max_queued=most, retry_after_s=FULL_RETRY_S)
 
     async def _run(self, script: Script, *args: Arg) -> Any:
         return await self._link.call(lambda redis: script.run(redis, [self._prefix], args))
