@@ -10,24 +10,9 @@ from services.conversations.keys import MAIN_LINE
 from services.conversations.records import Item
 from services.conversations.store import Fork, Part, Reply, Verdict
 from tests.support.stores import ALSO_TWICE
-from tests.support.turns import ENDED, TENANT, a_begin, a_commit, some_items
+from tests.support.turns import ENDED, TENANT, a_begin, a_commit, a_turn_on, items_of
 
 pytestmark = ALSO_TWICE
-
-
-async def a_turn_on(store, conversation, *, line=MAIN_LINE, base_version=0, items=None, **changes):
-    """A turn from its begin to its end; its id and its items."""
-    turn = ids.new_response(conversation)
-    begin = a_begin(turn, line=line, base_version=base_version, **changes)
-    assert (await store.begin(begin)).verdict is Verdict.OK
-    items = items or some_items(turn)
-    commit = a_commit(turn, line=line, base_version=base_version, items=items)
-    assert (await store.commit(commit)).verdict in ENDED
-    return turn, items
-
-
-async def items_of(store, conversation, line):
-    return list((await store.load(TENANT, conversation, Part(line))).items)
 
 
 @pytest.fixture

@@ -10,23 +10,9 @@ from services.conversations.keys import MAIN_LINE
 from services.conversations.records import Item, TurnState
 from services.conversations.store import Fork, Part, Reply, Tail, Verdict
 from tests.support.stores import ALSO_TWICE
-from tests.support.turns import ENDED, LEASE_S, TENANT, a_begin, a_commit, a_note, some_items
+from tests.support.turns import ENDED, LEASE_S, TENANT, a_begin, a_commit, a_note, a_turn_on, items_of
 
 pytestmark = ALSO_TWICE
-
-
-async def a_turn_on(store, conversation, *, base_version=0, line=MAIN_LINE, **changes):
-    """A turn from its begin to its end, and its items."""
-    turn = ids.new_response(conversation)
-    await store.begin(a_begin(turn, base_version=base_version, line=line, **changes))
-    items = some_items(turn)
-    commit = a_commit(turn, base_version=base_version, line=line, items=items)
-    assert (await store.commit(commit)).verdict in ENDED
-    return turn, items
-
-
-async def items_of(store, conversation, line=MAIN_LINE):
-    return list((await store.load(TENANT, conversation, Part(line))).items)
 
 
 async def assert_gone(store, turn):

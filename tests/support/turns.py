@@ -6,8 +6,9 @@ from typing import Any
 
 from cluster.protocol import Logprobs, SamplingParams
 from services.conversations import codec, ids
+from services.conversations.keys import MAIN_LINE
 from services.conversations.records import Item, TurnRequest, TurnState
-from services.conversations.store import Begin, Commit, ConversationStore, Note, Tail, Verdict
+from services.conversations.store import Begin, Commit, ConversationStore, Note, Part, Tail, Verdict
 
 TENANT = "acme"
 LEASE_S = 60.0
@@ -98,3 +99,27 @@ def a_commit(turn: str, **changes: Any) -> Commit:
         "usage": {"prompt_tokens": 5, "output_tokens": 2},
     }
     return Commit(**(fields | changes))
+
+
+async def a_turn_on(
+    store: ConversationStore,
+    conversation: str,
+    *,
+    line: str = MAIN_LINE,
+    base_version: int = 0,
+    items: list[Item] | None = None,
+    **changes: Any,
+) -> tuple[str, list[Item]]:
+    """A turn from its begin to its end; its id and its items. ``changes`` are of its begin."""
+    turn = ids.new_response(conversation)
+    begin = a_begin(turn, line=line, base_version=base_version, **changes)
+    assert (await store.begin(begin)).verdict is Verdict.OK
+    items = items or some_items(turn)
+    commit = a_commit(turn, line=line, base_version=base_version, items=items)
+    assert (await store.commit(commit)).verdict in ENDED
+    return turn, items
+
+
+async def items_of(store: ConversationStore, conversation: str, line: str = MAIN_LINE) -> list[Item]:
+    """All items of a line."""
+    return (await store.load(TENANT, conversation, Part(line))).items
