@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cluster.protocol import Label
-from services.cli.main import main
 from services.conversations import ids
 from services.conversations.erasures import Erasure
 from services.conversations.keys import ERASURES
@@ -22,7 +21,7 @@ from services.queue.keys import BACKGROUND
 from services.queue.redis_queue import RedisQueue
 from services.turns.pin import conversation_key
 from tests.support.turns import a_begin
-from tests.support.valkey import ValkeyServer, running_valkey
+from tests.support.valkey import ValkeyServer
 
 pytestmark = pytest.mark.valkey
 
@@ -30,29 +29,13 @@ Run = Callable[..., tuple[int, str, str]]
 TEXTS = ["一", "two\u2028", "three"]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ValkeyServer]:
-    with running_valkey() as server:
-        yield server
-
-
 @pytest.fixture
-def server(running: ValkeyServer) -> Iterator[ValkeyServer]:
-    """A server without data."""
-    yield running
-    running.flush()
-
-
-@pytest.fixture
-def run(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command as a person does; its status, what it printed, and its errors."""
+def run(cli: Run) -> Run:
+    """Call ``conversation``; its status, what it printed, and its errors."""
 
     def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["chatglm-cluster", "conversation", *args, "--redis-url", server.url])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err.strip()
+        status, told, errors = cli("conversation", *args)
+        return status, told, errors.strip()
 
     return call
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
 
-from services.cli.main import main
 from services.conversations.records import TurnRecord, TurnState
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
@@ -18,38 +17,23 @@ from services.queue.keys import BACKGROUND
 from services.queue.redis_queue import RedisQueue
 from tests.support.jobs import drain, fill
 from tests.support.turns import a_begin, a_commit, a_request
-from tests.support.valkey import ValkeyServer, running_valkey
+from tests.support.valkey import ValkeyServer
 
 pytestmark = pytest.mark.valkey
 
+Command = Callable[..., tuple[int, str, str]]
 Run = Callable[..., tuple[int, str]]
 T = TypeVar("T")
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ValkeyServer]:
-    with running_valkey() as server:
-        yield server
-
-
 @pytest.fixture
-def server(running: ValkeyServer) -> Iterator[ValkeyServer]:
-    """A server without data."""
-    yield running
-    running.flush()
-
-
-@pytest.fixture
-def run(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command as a person with a wide terminal does; its status and what it printed."""
+def run(cli: Command, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call ``queue`` on a wide terminal; its status and what it printed."""
     monkeypatch.setenv("COLUMNS", "160")
 
     def call(*args: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["chatglm-cluster", "queue", *args, "--redis-url", server.url])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), re.sub(r"[\s│┃]+", " ", told.out + told.err)
+        status, told, errors = cli("queue", *args)
+        return status, re.sub(r"[\s│┃]+", " ", told + errors)
 
     return call
 

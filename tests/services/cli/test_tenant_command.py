@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from services.cli.main import main
 from services.conversations.redis_link import RedisLink
 from services.tenants.keys import split_key
 from services.tenants.redis_keys import TENANTS, RedisKeyStore
 from services.tenants.share import Share
-from tests.support.valkey import ValkeyServer, running_valkey
+from tests.support.valkey import ValkeyServer
 
 pytestmark = pytest.mark.valkey
 
+Command = Callable[..., tuple[int, str, str]]
 Run = Callable[..., tuple[int, str]]
 LIMITS = "history_ttl_days default, resume_s default, max_queued default"
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ValkeyServer]:
-    with running_valkey() as server:
-        yield server
-
-
 @pytest.fixture
-def server(running: ValkeyServer) -> Iterator[ValkeyServer]:
-    """A server without data."""
-    yield running
-    running.flush()
-
-
-@pytest.fixture
-def run(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command as a person does; its status and what it printed, errors and all."""
+def run(cli: Command) -> Run:
+    """Call a command; its status and what it printed, errors and all."""
 
     def call(*args: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["chatglm-cluster", *args, "--redis-url", server.url])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), " ".join((told.out + told.err).split())
+        status, told, errors = cli(*args)
+        return status, " ".join((told + errors).split())
 
     return call
 
