@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from cluster.errors import ConfigurationError, StoreUnavailableError
+from services.gateway import faults
 
 _log = structlog.get_logger(__name__)
 
@@ -20,7 +21,8 @@ class StoreCheck:
     """Checks in the background until the servers answer and nothing is wrong with them, then no more.
 
     Args:
-        check: gives warnings. Raises ConfigurationError, or StoreUnavailableError while there is no telling.
+        check: gives warnings. Raises ConfigurationError, or StoreUnavailableError while there is no telling; after
+            anything else there is none either, and the log says so once.
         pause_s: between two looks.
 
     Attributes:
@@ -31,6 +33,7 @@ class StoreCheck:
         self._check = check
         self._pause_s = pause_s
         self._task: asyncio.Task[None] | None = None
+        self._has_failed = False
         self.is_refused = False
 
     async def start(self) -> None:
@@ -59,6 +62,11 @@ class StoreCheck:
             if not self.is_refused:
                 _log.error("store.refused", reason=str(error))
             self.is_refused = True
+            return False
+        except Exception as error:  # noqa: BLE001 - a server's odd reply must not end the looks
+            if not self._has_failed:
+                faults.report("store.check_failed", error)
+            self._has_failed = True
             return False
         self.is_refused = False
         for warning in warnings:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from cluster.errors import ConfigurationError, StoreUnavailableError
 from services.gateway.store_check import StoreCheck
 
 EVICTS = ConfigurationError("set maxmemory-policy noeviction.")
+ODD = ResponseError("Command is not available: 'CONFIG'")
 AWAY = StoreUnavailableError("away", retry_after_s=1.0)
 
 
 class Looks:
-    """Finds one thing after the other; the last for ever. ``ended`` is set when it is found."""
+    """Finds one thing after the other; the last for ever. ``ended`` is set when only that is left."""
 
     def __init__(self, *found):
         self._found = list(found)
@@ -37,7 +39,7 @@ async def looked(looks):
         await check.start()
         await looks.ended.wait()
         await check.stop()
-    return check, [(entry["event"], entry["reason"]) for entry in log]
+    return check, [(entry["event"], entry.get("reason", "")) for entry in log]
 
 
 async def test_warnings_are_logged_once():
@@ -56,8 +58,8 @@ async def test_a_refusal_is_logged_once_and_stays_while_it_holds(times):
 
 
 async def test_what_was_put_right_is_not_refused_any_more():
-    """Without a restart."""
-    looks = Looks(EVICTS, AWAY, [])
+    """Without a restart, whatever the looks in between came to."""
+    looks = Looks(EVICTS, AWAY, ODD, [])
     check = StoreCheck(looks, pause_s=0)
     await check.start()
     await check._task
@@ -69,3 +71,10 @@ async def test_a_store_that_is_away_is_neither_refused_nor_logged():
     check, log = await looked(Looks(AWAY, AWAY))
     assert not check.is_refused
     assert log == []
+
+
+async def test_a_look_that_fails_is_not_the_last():
+    """Whatever a server replies: it is logged once, and what was known before holds."""
+    check, log = await looked(Looks(EVICTS, ODD, ODD, ODD))
+    assert check.is_refused
+    assert log == [("store.refused", str(EVICTS)), ("store.check_failed", "")]
