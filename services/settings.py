@@ -26,7 +26,12 @@ class ClusterSettings(BaseSettings):
     """Everything ``chatglm-cluster up`` can be told."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, extra="ignore", frozen=True, protected_namespaces=(), hide_input_in_errors=True
+        env_prefix=ENV_PREFIX,
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
     model: Path | None = Field(None, description="checkpoint folder; none: the demo model; random: random weights")
