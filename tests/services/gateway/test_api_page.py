@@ -22,6 +22,8 @@ from services.gateway.schemas.responses import ResponseRequest, RetrieveQuery
 from services.gateway.schemas.sampling import SamplingFields
 from services.queue.base import MAX_QUEUED
 from services.ray_environment import LONGEST_TURN_S
+from services.settings import ClusterSettings
+from services.tenants.share import BOUNDS as BOUNDS_OF_TENANTS
 from services.turns.settings import TurnSettings
 from tests.support.pages import Page, names_in
 
@@ -141,11 +143,21 @@ def test_limits_are_those_of_the_code() -> None:
         f"| {LONGEST_TURN_S // 60} minutes |",
         f"| {MAX_QUEUED:,} in the queue, each for up to {settings.waiting_s / 3600:g} hours |",
         f"| a stored turn without its client | {settings.resume_s:g} seconds |",
+        f"| {ClusterSettings.model_fields['max_waiting'].default} (`--max-waiting`), then 429 |",
     ):
         assert stated in limits
     lease = f"within about {settings.journal.lease_s:g} seconds"
     assert lease in PAGE.section("## Stored turns")
     assert f"after {GatewayLimits().keep_alive_s:g} silent seconds" in PAGE.section("## Streams")
+
+
+@pytest.mark.parametrize("part", ["history_ttl_days", "resume_s", "max_queued"])
+def test_limits_of_a_tenants_own_are_told(part: str) -> None:
+    """With the option that sets them, and their bounds behind it."""
+    _, _, paragraph = PAGE.section("## Limits").partition("`chatglm-cluster tenant set`")
+    _, _, behind = paragraph.partition(f"`--{part.replace('_', '-')}`")
+    least, most = BOUNDS_OF_TENANTS[part]
+    assert behind.partition("(")[2].startswith(f"{least:g} to {most:,})")
 
 
 def test_operators_fields_are_named() -> None:
