@@ -3,16 +3,22 @@
 Serve puts a logger of its own in place of ``print``, ``sys.stdout`` and ``sys.stderr``, behind a buffer of a thousand
 records: an error would be seen hours later, and after kill -9 never. ``sys.__stderr__`` still is the file that Ray
 collects.
+
+Errors are told by type and place, never by what they say: messages, locals and arguments may hold a prompt, an answer
+or a key, and type and code line tell as much to whoever looks for the mistake.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
+from pathlib import Path
 from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+_FRAMES = 12  # of a call stack, the innermost ones
 _process = ""
 
 
@@ -36,11 +42,22 @@ def configure(process: str, stream: TextIO | None = None) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _naming(process),
-            structlog.processors.format_exc_info,
+            _told,
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         logger_factory=structlog.WriteLoggerFactory(file=stream or sys.__stderr__),
     )
+
+
+def fault_fields(error: BaseException) -> dict[str, str]:
+    """Keys for a log line: the error's type, its cause's, and the calls that led to it, innermost first."""
+    frames = reversed(traceback.extract_tb(error.__traceback__)[-_FRAMES:])
+    cause = error.__cause__ or error.__context__
+    fields = {
+        "error": type(error).__qualname__,
+        "where": " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames),
+    }
+    return fields | ({"cause": type(cause).__qualname__} if cause else {})
 
 
 def _naming(process: str) -> Processor:
@@ -48,3 +65,11 @@ def _naming(process: str) -> Processor:
         return {**event, "process": process}
 
     return name
+
+
+def _told(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The keys of an error that comes with an event."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exception()
+    return {**event, **fault_fields(error)} if isinstance(error, BaseException) else event

@@ -37,6 +37,29 @@ def test_a_line_is_an_object_that_says_who_speaks() -> None:
     assert "模型" in stream.getvalue()
 
 
+def fail() -> None:
+    """As code of our own would, with a prompt in hand."""
+    try:
+        int("tell nobody")
+    except ValueError as error:
+        raise KeyError("nor this") from error
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_an_error_is_told_without_what_it_says(*, is_given: bool) -> None:
+    """Its message may hold a prompt; its type, its cause's and the place in the code do not."""
+    stream = io.StringIO()
+    configure("dispatcher-abc", stream)
+    try:
+        fail()
+    except KeyError as error:
+        structlog.get_logger().exception("job.crashed", **({"exc_info": error} if is_given else {}))
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["error"], line["cause"]) == ("job.crashed", "KeyError", "ValueError")
+    assert line["where"].startswith("test_logs.py:")
+    assert not any(text in stream.getvalue() for text in ("tell nobody", "nor this"))
+
+
 def test_nothing_stands_between_a_line_and_the_process_own_error_stream() -> None:
     """What replaces sys.stderr and print, as Serve does, sees nothing of it; and it is written at once."""
     script = (
