@@ -75,7 +75,7 @@ eval-demo: $(VENV)/.installed-dev ## measure the demo model on what it was never
 	$(BIN)/chatglm-cluster model eval-demo
 
 bench: $(VENV)/.installed-dev ## benchmarks that need no peer; results are committed to docs/benchmarks/
-	@for name in scheduler runner turns window queue dispatcher pinning front store store_size store_loss; do echo "== $$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
+	@for name in scheduler runner turns journal window queue dispatcher pinning front store store_size store_loss; do echo "== $$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
 
 clean: ## remove the environment and the state folder
 	rm -rf $(VENV) $(STATE)

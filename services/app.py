@@ -27,7 +27,7 @@ SOME_CPU = 0.001  # Ray spreads actors over the nodes, but puts those that ask f
 
 
 def build(arguments: dict[str, Any]) -> Application:
-    """The application: gateways, which hold a handle to the replicas. ``arguments`` are those of ``AppArgs``."""
+    """The application: gateways and dispatchers, over replicas. ``arguments`` are those of ``AppArgs``."""
     return compose(AppArgs.model_validate(arguments), Replica)
 
 

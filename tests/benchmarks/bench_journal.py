@@ -45,6 +45,8 @@ DEMO = Path(__file__).parents[2] / "cluster" / "demo" / "checkpoint"
 CONTEXT = 2048
 FLUSHES = 200
 NOTES_PER_S = 1 / TurnSettings().journal.flush_s  # of a stream
+UNKEPT = "stored, without their journal"
+COLUMNS = ("engine", "turns", "tokens/s", "of stored without a journal", "µs a token here", "µs in the server")
 QUESTION = "Tell me about the river, the harbour and the bread. "
 
 Turn = AsyncIterator[TurnStarted | TurnEvent]
@@ -89,7 +91,7 @@ async def main(options: argparse.Namespace) -> None:
     scripted = ScriptedBackend(tokenizer.encode_text("\n" + QUESTION * options.tokens)[: options.tokens + 1])
     with running_valkey() as server:
         await tell_note(server, options.streams)
-    print("\n| engine | turns | tokens/s | of stateless | µs here | µs in the server |\n|---|---|---|---|---|---|")  # noqa: T201 - the result
+    print(f"\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")  # noqa: T201 - the result
     with running_valkey() as server:
         if "scripted" in options.engine:
             await measure("scripted", scripted, tokenizer, server, options)
@@ -144,7 +146,7 @@ async def measure(
 
     ways: dict[str, Callable[[int], Turn]] = {
         "stateless": lambda i: kept.chat(kit.chat_turn(user(f"{i} {QUESTION}"), **asked)),
-        "stored without a journal": stored(unkept),
+        UNKEPT: stored(unkept),
         "stored": stored(kept),
     }
     readings: dict[str, list[Reading]] = {way: [] for way in ways}
@@ -178,12 +180,13 @@ async def drain(turn: Turn) -> None:
 
 def tell(name: str, readings: dict[str, list[Reading]]) -> None:
     """One line for each way."""
-    base = statistics.median(reading.rate for reading in readings["stateless"])
+    base = statistics.median(reading.rate for reading in readings[UNKEPT])
     for way, taken in readings.items():
         rate = statistics.median(reading.rate for reading in taken)
         here = statistics.median(reading.here_us for reading in taken)
         server = statistics.mean(reading.server_us for reading in taken)  # the kernel counts in hundredths of a second
-        print(f"| {name} | {way} | {rate:,.0f} | {rate / base:.3f} | {here:.1f} | {server:.1f} |", flush=True)  # noqa: T201
+        share = "" if way == "stateless" else f"{rate / base:.2f}"
+        print(f"| {name} | {way} | {rate:,.0f} | {share} | {here:.1f} | {server:.1f} |", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
