@@ -26,9 +26,10 @@ from services.conversations.keys import (
 from services.conversations.records import Conversation, Item, Line, TurnRecord, TurnState
 from services.conversations.redis_items import brought
 from services.conversations.redis_link import RedisLink
-from services.conversations.scripts import Arg, items, lines, run_many, turns
+from services.conversations.redis_spread import run_spread
+from services.conversations.scripts import Arg, items, lines, turns
 from services.conversations.scripts.reservations import RESERVE
-from services.conversations.store import WHOLE, Begin, Commit, Note, Part, Reply, Reservation, Tail, Tailed
+from services.conversations.store import WHOLE, Begin, Commit, Note, Part, Reply, Reservation, Tail, Tailed, Verdict
 
 
 class RedisConversationStore:
@@ -179,12 +180,12 @@ class RedisConversationStore:
         return codec.decode_reply(await self._link.call(lambda redis: turns.RELEASE.run(redis, names, args)))
 
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
-        """Write many turns' journals in one round trip; one reply each: OK, GAP, LOST, ABSENT or GONE."""
+        """Write many turns' journals in one round trip; one reply each: OK, GAP, LOST, ABSENT, GONE or AWAY."""
         if not notes:
             return []
         calls = [redis_calls.note_call(note) for note in notes]
-        replies = await self._link.call(lambda redis: run_many(redis, turns.NOTE, calls))
-        return [codec.decode_reply(reply) for reply in replies]
+        replies = await run_spread(self._link, turns.NOTE, calls)
+        return [codec.decode_reply(reply) if reply is not None else Reply(Verdict.AWAY) for reply in replies]
 
     async def commit(self, commit: Commit) -> Reply:
         """OK (``value`` version), DONE, LOST, ABSENT or GONE."""
@@ -234,8 +235,11 @@ class RedisConversationStore:
         if not tails:
             return []
         calls = [redis_calls.tail_call(tail) for tail in tails]
-        replies = await self._link.call(lambda redis: run_many(redis, turns.TAIL, calls))
-        return [codec.decode_tailed(reply, tail.after) for tail, reply in zip(tails, replies, strict=True)]
+        replies = await run_spread(self._link, turns.TAIL, calls)
+        return [
+            codec.decode_tailed(reply, tail.after) if reply is not None else Tailed(None, is_away=True)
+            for tail, reply in zip(tails, replies, strict=True)
+        ]
 
     async def delete_turn(self, tenant: str, turn: str) -> None:
         """Erase a turn and, unless they belong to a conversation, its items. Raises NotFoundError."""

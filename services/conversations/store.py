@@ -33,6 +33,7 @@ class Verdict(StrEnum):
     ABSENT = "absent"  # no such record
     GONE = "gone"  # erased
     DONE = "done"  # commit: this owner has already committed
+    AWAY = "away"  # note: the record's server does not answer, though that of another note does
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +137,15 @@ class Tailed:
     """What a look found.
 
     ``state`` None: there is no such turn (any more). An ended turn has no journal: its record holds the ids.
-    ``is_broken``: the journal has a hole, for the server lost writes.
+    ``is_broken``: the journal has a hole, for the server lost writes. ``is_away``: the record's server does not answer,
+    though that of another look does.
     """
 
     state: TurnState | None
     ids: Sequence[int] = ()
     logprobs: Sequence[Logprobs] = ()
     is_broken: bool = False
+    is_away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ class ConversationStore(ItemStore, Protocol):
         ...
 
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
-        """Write many turns' journals in one round trip; one reply each: OK, GAP, LOST, ABSENT or GONE."""
+        """Write many turns' journals in one round trip; one reply each: OK, GAP, LOST, ABSENT, GONE or AWAY."""
         ...
 
     async def commit(self, commit: Commit) -> Reply:

@@ -21,6 +21,8 @@ from services.turns.accepted import NOTHING, Held
 from services.turns.settings import JournalSettings
 from services.turns.ticket import News, Ticket
 
+_UNSETTLED = {Verdict.ABSENT, Verdict.AWAY}
+
 _log = structlog.get_logger(__name__)
 
 
@@ -118,14 +120,14 @@ class Journal:
                 return
             sent_at = self.clock()
             replies = await self._store.note([ticket.note() for ticket in tickets])
-            absent = []
+            for ticket, reply in zip(tickets, replies, strict=True):
+                if reply.verdict not in _UNSETTLED:
+                    ticket.settle(reply, sent_at)
             for ticket, reply in zip(tickets, replies, strict=True):
                 if reply.verdict is Verdict.ABSENT:
-                    absent.append(ticket)
-                else:
-                    ticket.settle(reply, sent_at)
-            for ticket in absent:
-                await self._begin_again(ticket)
+                    await self._begin_again(ticket)
+            if any(reply.verdict is Verdict.AWAY for reply in replies):
+                raise StoreUnavailableError("A part of the store does not answer.", retry_after_s=self.settings.retry_s)
 
     async def _begin_again(self, ticket: Ticket) -> None:
         """There is no record, and nobody erased one: a failover lost it. All ids are written anew, or it is over."""

@@ -32,6 +32,7 @@ class Watch:
         state: of the turn, when it was last looked at.
         ids: of its journal, so far.
         logprobs: of ``ids``, where they are kept.
+        seen_at: when the store last told of it (monotonic).
         error: why there is nothing more to see.
         news: set when something has changed.
     """
@@ -39,6 +40,7 @@ class Watch:
     tenant: str
     turn: str
     state: TurnState
+    seen_at: float
     ids: list[int] = field(default_factory=list)
     logprobs: list[Logprobs] = field(default_factory=list)
     error: ClusterError | None = None
@@ -72,7 +74,6 @@ class Tails:
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._marked_at = -float("inf")
-        self._seen_at = 0.0
 
     async def start(self) -> None:
         """Begin to look."""
@@ -87,7 +88,7 @@ class Tails:
 
     def open(self, tenant: str, turn: str, state: TurnState) -> Watch:
         """Look at a turn from now on, from its first id."""
-        watch = Watch(tenant, turn, state)
+        watch = Watch(tenant, turn, state, self._clock())
         self._watches.add(watch)
         self._marked_at = -float("inf")  # its owner hears of it with the next look
         self._work.set()
@@ -102,7 +103,6 @@ class Tails:
             if not self._watches:
                 self._work.clear()
                 await self._work.wait()
-                self._seen_at = self._clock()
             await self._look(list(self._watches))
             await asyncio.sleep(self._settings.look_s)
 
@@ -111,15 +111,21 @@ class Tails:
         try:
             found = await self._store.tail([Tail(w.tenant, w.turn, len(w.ids), watch_s) for w in watches])
         except StoreUnavailableError as error:
-            self._give_up_late(watches, error)
+            self._give_up_late(watches, str(error))
         except Exception as error:  # noqa: BLE001 - the other readers, and later looks, must not end with this one
             _log.exception("tails.failed", readers=len(watches))
             for watch in watches:
                 watch.fail(ClusterError(f"The turn cannot be read: {type(error).__name__}."))
         else:
-            self._seen_at = self._clock()
-            for watch, one in zip(watches, found, strict=True):
+            self._take(watches, found)
+
+    def _take(self, watches: list[Watch], found: list[Tailed]) -> None:
+        now = self._clock()
+        for watch, one in zip(watches, found, strict=True):
+            if not one.is_away:
+                watch.seen_at = now
                 watch.take(one)
+        self._give_up_late(watches, "A part of the store does not answer.")
 
     def _mark_s(self) -> float:
         """For how long the owners are told, with this look, that their readers are there; 0: not now."""
@@ -129,7 +135,7 @@ class Tails:
         self._marked_at = now
         return _SEEN_S
 
-    def _give_up_late(self, watches: list[Watch], error: StoreUnavailableError) -> None:
-        if self._clock() - self._seen_at >= self._settings.journal.away_s:
-            for watch in watches:
-                watch.fail(error)
+    def _give_up_late(self, watches: list[Watch], message: str) -> None:
+        for watch in watches:
+            if self._clock() - watch.seen_at >= self._settings.journal.away_s:
+                watch.fail(StoreUnavailableError(message, retry_after_s=self._settings.journal.retry_s))

@@ -7,6 +7,7 @@ of a lost turn hears ABSENT or LOST). These tests write again until it is taken,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from functools import partial
 
@@ -17,7 +18,7 @@ from services.conversations import ids
 from services.conversations.redis_checks import check_store
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
-from services.conversations.store import Verdict
+from services.conversations.store import Tail, Verdict
 from services.tenants.redis_keys import RedisKeyStore
 from tests.support.ports import free_port
 from tests.support.sentinel import running_sentinel
@@ -171,19 +172,49 @@ async def test_a_clusters_replica_takes_over_from_a_killed_primary(cluster, stor
 
 
 async def test_a_frozen_primary_of_a_cluster_is_left(cluster, store):
-    """Each attempt ends soon, also the many notes of one flush."""
+    """The many notes of one flush end soon, and those whose servers live are taken at once."""
     made = await conversations(store, 9)
     turns = [ids.new_response(name) for name in made]
     for turn in turns:
         await store.begin(a_begin(turn, base_version=1))
     replicated(*cluster.primaries)
     with cluster.primaries[1].stopped():
-        notes = [a_note(turn, 0, [1, 2]) for turn in turns]
-        replies, longest_s = await persist(lambda: store.note(notes))
-        assert longest_s < BOUNDED_S
-        assert {reply.verdict for reply in replies} == {Verdict.OK}
+        begin = time.monotonic()
+        first = await noted(store, turns)
+        assert time.monotonic() - begin < 2 * BOUNDED_S
+        assert Verdict.OK in first.values()
+        silent = [turn for turn, verdict in first.items() if verdict is Verdict.AWAY]
+        while silent and Verdict.AWAY in (await noted(store, silent)).values():
+            assert time.monotonic() - begin < TAKEN_OVER_S, "nobody took over"
     for turn in turns:
         assert (await persist(lambda turn=turn: journal_of(store, turn)))[0] == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+async def test_of_a_cluster_that_lost_a_primary_for_good_the_others_are_heard(end):
+    """Round after round, though nobody takes over: by who writes journals and by who reads them."""
+    with running_cluster() as cluster:
+        store = RedisConversationStore(cluster.user_url)
+        turns = [ids.new_response((await store.create(TENANT, metadata={})).id) for _ in range(12)]
+        for turn in turns:
+            await store.begin(a_begin(turn))
+        assert set((await noted(store, turns)).values()) == {Verdict.OK}
+        with cluster.primaries[1].stopped() if end == "stopped" else contextlib.nullcontext():
+            if end == "killed":
+                cluster.primaries[1].kill()
+            rounds = [await noted(store, turns) for _ in range(3)]
+            looks = await store.tail([Tail(TENANT, turn) for turn in turns])
+        assert set(rounds[0].values()) == {Verdict.OK, Verdict.AWAY}
+        assert rounds == [rounds[0]] * 3
+        assert [look.is_away for look in looks] == [verdict is Verdict.AWAY for verdict in rounds[0].values()]
+        assert all(list(look.ids) == [1, 2] for look in looks if not look.is_away)
+        await store.close()
+
+
+async def noted(store, turns):
+    """The verdict of the same note for each turn."""
+    replies = await store.note([a_note(turn, 0, [1, 2]) for turn in turns])
+    return {turn: reply.verdict for turn, reply in zip(turns, replies, strict=True)}
 
 
 async def test_a_cluster_that_comes_back_at_other_addresses_is_found_by_its_url():

@@ -9,7 +9,7 @@ from typing import NoReturn
 from cluster.errors import StoreUnavailableError
 from services.conversations.keys import Keys
 from services.conversations.memory_store import MemoryConversationStore
-from services.conversations.store import Begin, Commit, Note, Reply
+from services.conversations.store import Begin, Commit, Note, Reply, Tail, Tailed, Verdict
 
 
 class UnsteadyStore(MemoryConversationStore):
@@ -17,6 +17,7 @@ class UnsteadyStore(MemoryConversationStore):
 
     Attributes:
         is_away: every write and load raises StoreUnavailableError.
+        silent: turns whose part of the store is away for notes and looks.
         gate: while it is unset, writes wait in front of the store.
         lost_begins, lost_commits: so many of them are done but their replies are lost.
         note_reply: overrides the reply to every note.
@@ -30,6 +31,7 @@ class UnsteadyStore(MemoryConversationStore):
         else:
             super().__init__(clock=clock)
         self.is_away = False
+        self.silent: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.lost_begins = 0
@@ -53,8 +55,17 @@ class UnsteadyStore(MemoryConversationStore):
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
         await self._pass()
         self.notes.append(list(notes))
-        replies = await super().note(notes)
-        return replies if self.note_reply is None else [self.note_reply] * len(notes)
+        if self.note_reply is not None:
+            return [self.note_reply] * len(notes)
+        taken = iter(await super().note([note for note in notes if note.turn not in self.silent]))
+        return [Reply(Verdict.AWAY) if note.turn in self.silent else next(taken) for note in notes]
+
+    async def tail(self, tails: Sequence[Tail]) -> list[Tailed]:
+        found = await super().tail(tails)
+        return [
+            Tailed(None, is_away=True) if tail.turn in self.silent else one
+            for tail, one in zip(tails, found, strict=True)
+        ]
 
     async def commit(self, commit: Commit) -> Reply:
         await self._pass()

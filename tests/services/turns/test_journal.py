@@ -168,6 +168,22 @@ async def test_a_store_away_for_a_minute_ends_its_turns():
     assert bench.heard == [News(has_failed=True)]
 
 
+async def test_a_part_of_the_store_that_is_away_ends_its_own_turns_only():
+    """The others are written meanwhile, and keep their leases."""
+    bench = Bench()
+    (turn, ticket), (other, beside) = await bench.open(), await bench.open()
+    bench.store.silent = {turn}
+    ticket.extend([1])
+    beside.extend([7])
+    for _ in range(12 + 60 + 2):
+        await bench.tick(1)
+    assert await bench.written(other) == [7]
+    assert beside.can_emit()
+    with pytest.raises(StoreUnavailableError):
+        await ticket.emittable()
+    assert bench.heard == [News(has_failed=True)]
+
+
 @pytest.mark.parametrize(
     ("verdict", "error"),
     [(Verdict.LOST, TurnMovedError), (Verdict.GONE, NotFoundError)],

@@ -229,6 +229,25 @@ async def test_a_store_that_stays_away_ends_the_stream():
         await running.aclose()
 
 
+async def test_a_part_of_the_store_that_stays_away_ends_the_streams_of_its_turns_only():
+    """Another turn, whose server answers, is read on."""
+    async with Bench() as bench:
+        bench.kit.backend.gate.clear()
+        silent, heard = bench.owner.respond(bench.turn()), asyncio.create_task(bench.run())
+        lost = (await anext(silent)).response_id
+        await until(lambda: len(bench.kit.due.times) == 2)
+        (other,) = {ref.turn for ref in bench.kit.due.times} - {lost}
+        readings = [asyncio.create_task(bench.read(turn)) for turn in (lost, other)]
+        await until(lambda: len(bench.other._tails._watches) == 2)
+        bench.kit.store.silent = {lost}
+        last = (await readings[0])[-1]
+        assert (last.kind, last.result.error_code) == (EventKind.BROKEN, "history_unavailable")
+        bench.kit.backend.gate.set()
+        assert told(await readings[1]) == told((await heard)[1])
+        bench.kit.store.silent = set()
+        await silent.aclose()
+
+
 async def test_an_unknown_turn_and_a_store_away_are_told_before_any_event():
     """They can still become a status."""
     async with Bench() as bench:
