@@ -36,16 +36,17 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one attempt, and after how many ids of the whole answer."""
+    """What goes wrong with one attempt, and after how many ids of the whole answer; a refusal tells when to retry."""
 
     kind: FaultKind = FaultKind.NONE
     after: int = 0
+    retry_after_s: float = 1.0
 
 
-_REFUSALS: dict[FaultKind, Callable[[], ClusterError]] = {
-    FaultKind.OVERLOADED: lambda: OverloadedError("The engine's queue is full.", retry_after_s=1.0),
-    FaultKind.NO_REPLICA: lambda: NoReplicaError("No replica is alive.", retry_after_s=1.0),
-    FaultKind.UNREACHABLE: lambda: ChannelError("The token channel at 127.0.0.1:9 cannot be opened."),
+_REFUSALS: dict[FaultKind, Callable[[float], ClusterError]] = {
+    FaultKind.OVERLOADED: lambda wait_s: OverloadedError("The engine's queue is full.", retry_after_s=wait_s),
+    FaultKind.NO_REPLICA: lambda wait_s: NoReplicaError("No replica is alive.", retry_after_s=wait_s),
+    FaultKind.UNREACHABLE: lambda _: ChannelError("The token channel at 127.0.0.1:9 cannot be opened."),
 }
 _ENDINGS = {FaultKind.MOVED: FinishReason.MOVED, FaultKind.FAILED: FinishReason.FAILED}
 _KEPT_SEQUENCES = 64  # what the pretended caches remember
@@ -104,7 +105,7 @@ class ScriptedBackend:
         fault = next(iter(self.faults), Fault())
         refusal = _REFUSALS.get(fault.kind)
         if refusal:
-            raise refusal()
+            raise refusal(fault.retry_after_s)
         served = self._place(request)
         finished = False
         try:

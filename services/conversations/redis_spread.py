@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -26,7 +26,7 @@ async def run_spread(link: RedisLink, script: Script, calls: Sequence[Call]) -> 
         StoreUnavailableError: no server answers.
     """
     try:
-        return await link.call(lambda redis: run_many(redis, script, calls))
+        return await link.call(_run(script, calls))
     except StoreUnavailableError:
         groups = await link.call(lambda redis: _by_server(redis, calls))
         if len(groups) < 2:
@@ -34,17 +34,17 @@ async def run_spread(link: RedisLink, script: Script, calls: Sequence[Call]) -> 
     replies: list[Any] = [None] * len(calls)
     for places in groups:
         with contextlib.suppress(StoreUnavailableError):
-            await link.call(lambda redis, places=places: _fill(redis, script, calls, places, replies))
+            found = await link.call(_run(script, [calls[place] for place in places]))
+            for place, reply in zip(places, found, strict=True):
+                replies[place] = reply
     return replies
 
 
-async def _fill(redis: Redis, script: Script, calls: Sequence[Call], places: Sequence[int], replies: list[Any]) -> None:
-    found = await run_many(redis, script, [calls[place] for place in places])
-    for place, reply in zip(places, found, strict=True):
-        replies[place] = reply
+def _run(script: Script, calls: Sequence[Call]) -> Callable[[Redis], Awaitable[list[Any]]]:
+    return lambda redis: run_many(redis, script, calls)
 
 
-async def _by_server(redis: Redis, calls: Sequence[Call]) -> list[list[int]]:
+async def _by_server(redis: object, calls: Sequence[Call]) -> list[list[int]]:
     """Places of the calls, by the server that has their slot as far as is known; without a Cluster, one group."""
     if not isinstance(redis, RedisCluster):
         return [list(range(len(calls)))]

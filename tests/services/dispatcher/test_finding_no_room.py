@@ -52,7 +52,7 @@ async def test_a_job_that_never_finds_room_is_given_up(kit):
 
 async def test_while_replicas_refuse_the_backlog_stays_in_the_queue(kit):
     """One job at a time asks whether there is room; the others are not spent on it."""
-    kit.backend.faults = repeat(Fault(FaultKind.OVERLOADED))
+    kit.backend.faults = repeat(Fault(FaultKind.OVERLOADED, retry_after_s=60.0))
     for number in range(40):
         await kit.enqueue(f"Question {number}")
     async with kit.dispatcher(slots=8, refused_s=60.0):
