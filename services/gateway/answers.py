@@ -24,6 +24,8 @@ from cluster.errors import (
     OverloadedError,
     PromptMismatchError,
     StoreUnavailableError,
+    StreamDivergedError,
+    TurnError,
     TurnLostError,
     TurnMovedError,
 )
@@ -44,9 +46,16 @@ CHAT: Final[Errors] = (
     OverloadedError,
     NoReplicaError,
     GenerationFailedError,
+    TurnError,
     DeadlineExceededError,
 )
-STORED: Final[Errors] = (TurnMovedError, TurnLostError, PromptMismatchError, ModelReplacedError)
+STORED: Final[Errors] = (
+    TurnMovedError,
+    TurnLostError,
+    PromptMismatchError,
+    ModelReplacedError,
+    StreamDivergedError,  # of a request sent again, which reads
+)
 
 # OpenAPI 3.1 has no word for streams; its readers take this for the schema of each event.
 _EVENT: Final = {

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from cluster.errors import CheckpointError, ClusterError, ConfigurationError, ToolCallError
+from cluster.errors import ChannelError, CheckpointError, ClusterError, ConfigurationError, ToolCallError
 from services.conversations.keys import HISTORY_TTL_S, IDEMPOTENCY_TTL_S, MAX_ITEMS
 from services.gateway.deps import GatewayLimits
 from services.gateway.problems import status_of
@@ -30,7 +30,8 @@ from tests.support.pages import Page, names_in
 PAGE = Page("docs/api.md")
 DRAWN = "## How an answer is drawn"
 ITEMS = "## Conversations and their items"
-NEVER_TOLD = {ToolCallError, CheckpointError, ConfigurationError}  # an answer's text after all; before anything serves
+NEVER_TOLD = {ToolCallError, ChannelError}  # the text is the answer then; a turn moves, or ends as ``turn_failed``
+NEVER_TOLD |= {CheckpointError, ConfigurationError}  # come before anything serves
 HUGE = 2**31 - 1
 BOUNDS = ("minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "maxProperties")
 

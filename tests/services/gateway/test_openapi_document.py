@@ -10,7 +10,7 @@ import schemathesis
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, TurnError
 from services.gateway import answers
 from services.gateway.problems import status_of
 from services.gateway.schemas.chat import ChatCompletionRequest
@@ -91,7 +91,7 @@ def test_every_operation_tells_who_may_ask_and_what_may_fail(document: dict[str,
 def test_every_error_of_a_group_is_filed_under_its_status(document: dict[str, Any]) -> None:
     """By its code, where a turn is asked for."""
     told = operations(document)["create_response"]["responses"]
-    for error in (ClusterError, *answers.KEY, *answers.BODY, *answers.CHAT, *answers.STORED):
+    for error in (ClusterError, TurnError, *answers.KEY, *answers.BODY, *answers.CHAT, *answers.STORED):
         assert f"`{error.code}`: " in told[str(status_of(error))]["description"]
 
 
