@@ -119,33 +119,40 @@ async def test_every_streaming_event_in_order(ai: openai.AsyncOpenAI) -> None:
     assert {e.item_id for e in (*events[4:-4], done, part)} == {events[2].item.id} == {completed.response.output[0].id}
 
 
-@pytest.mark.parametrize("is_live", [False, True])
-async def test_a_stream_is_picked_up_behind_any_event(
-    ai: openai.AsyncOpenAI,
-    kit: TurnKit,
-    is_live: bool,  # noqa: FBT001 - pytest passes by name
-) -> None:
+async def told(ai: openai.AsyncOpenAI, response: str, **cursor: int) -> list[Any]:
+    """The events of a stored response."""
+    return [event.to_dict() async for event in await ai.responses.retrieve(response, stream=True, **cursor)]  # type: ignore[call-overload]
+
+
+async def test_a_stream_is_picked_up_behind_any_event(ai: openai.AsyncOpenAI) -> None:
     """With the official ``starting_after``: the later events, each once, as they would have come."""
     whole = [event.to_dict() async for event in await ai.responses.create(model=MODEL, input="Hi", stream=True)]
     response: Any = whole[0]["response"]
     for after in range(len(whole) - 1):
-        if is_live:
-            response, whole = await _running(ai, kit)
-        stream = await ai.responses.retrieve(response["id"], stream=True, starting_after=after)
-        kit.backend.gate.set()
-        assert [event.to_dict() async for event in stream] == whole[after + 1 :] or is_live
-        if is_live:
-            again = [e.to_dict() async for e in await ai.responses.retrieve(response["id"], stream=True)]
-            assert [e["sequence_number"] for e in again] == list(range(len(again)))
-            break
+        assert await told(ai, response["id"], starting_after=after) == whole[after + 1 :]
 
 
-async def _running(ai: openai.AsyncOpenAI, kit: TurnKit) -> tuple[Any, list[Any]]:
+@pytest.mark.parametrize("after", [0, 3, 6])
+async def test_a_stream_is_picked_up_while_the_turn_runs(ai: openai.AsyncOpenAI, kit: TurnKit, after: int) -> None:
+    """Behind an event that it has had already or only will have: what follows is what a reader of all of it sees."""
+    response = await _running(ai, kit)
+    stream = await ai.responses.retrieve(response["id"], stream=True, starting_after=after)
+    assert (await ai.responses.retrieve(response["id"])).status == "in_progress"
+    kit.backend.gate.set()
+    events = [event.to_dict() async for event in stream]
+    assert events[-1]["type"] == "response.completed"
+    whole = await told(ai, response["id"])
+    assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
+    assert events == whole[after + 1 :]
+
+
+async def _running(ai: openai.AsyncOpenAI, kit: TurnKit) -> Any:
+    """A response whose client has left before any text."""
     kit.backend.gate.clear()
     stream = await ai.responses.create(model=MODEL, input="Hi", stream=True)
     first = (await anext(aiter(stream))).to_dict()
     await stream.close()
-    return first["response"], []
+    return first["response"]
 
 
 async def test_a_browser_reconnects(browser: httpx.AsyncClient, ai: openai.AsyncOpenAI) -> None:
@@ -231,7 +238,7 @@ async def test_cancelling(ai: openai.AsyncOpenAI, kit: TurnKit) -> None:
     """One that waits is cancelled at once, one that runs with what was said, one that ended stays as it is."""
     waiting = await ai.responses.create(model=MODEL, input="Hi", background=True)
     assert (await ai.responses.cancel(waiting.id)).status == "cancelled"
-    running, _ = await _running(ai, kit)
+    running = await _running(ai, kit)
     cancelled = await ai.responses.cancel(running["id"])
     assert (cancelled.status, cancelled.output_text) == ("cancelled", "")
     kit.backend.gate.set()
