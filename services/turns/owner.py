@@ -70,6 +70,7 @@ class TurnOwner:
         self._ending: Ending | None = None
         self._absence = Absence(lambda: self.end(Ending.CANCELLED), parts.clock)
         self._pump: asyncio.Task[None] | None = None
+        self._accepted: Accepted | None = None
         self._production: Production | None = None
         self._is_recorded = False  # as failed: that is how the turn ended, not only the stream
 
@@ -96,6 +97,9 @@ class TurnOwner:
                 await self._run()
         except TurnExistsError as error:
             self.outbox.close(error)
+        except asyncio.CancelledError:  # by a process that could not wait for the store: the lease runs out by itself
+            self._close(self._cut_off())
+            raise
         except ClusterError as error:
             self._close(error)
         except Exception as error:  # noqa: BLE001 - the caller hears of it; a task's own exception nobody would
@@ -108,8 +112,13 @@ class TurnOwner:
         self.error = error
         self.outbox.close(error)
 
+    def _cut_off(self) -> ClusterError:
+        if self._accepted is None:  # its begin may have been carried out, or yet be
+            return StoreUnavailableError("The history store does not answer.", retry_after_s=1.0)
+        return TurnMovedError(self._accepted.response_id)
+
     async def _run(self) -> None:
-        accepted = await self._accept()
+        accepted = self._accepted = await self._accept()
         record = OwnRecord(self._parts, accepted)
         ticket = self._journal.open(
             tenant=accepted.tenant,

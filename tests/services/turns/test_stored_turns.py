@@ -437,6 +437,25 @@ async def test_stopping_the_service_leaves_what_runs_to_others(kit):
     assert (await line_of(kit, conversation)).items[-1].text == TEXT
 
 
+async def test_stopping_while_the_store_does_not_answer_says_that_the_turn_has_moved(kit, monkeypatch):
+    """It has not ended, neither for its client nor for whoever carries it out: its lease runs out by itself."""
+    monkeypatch.setattr("services.turns.service._STOP_S", 0.01)
+    response_id = await kit.service.enqueue(replace(kit.stored_turn(), is_background=True))
+    kit.backend.gate.clear()
+    events = kit.service.respond(kit.stored_turn())
+    await anext(events)
+    carrying = asyncio.create_task(kit.service.carry_out(TENANT, response_id))
+    await until(lambda: len(kit.backend.requests) == 2)
+    kit.store.gate.clear()
+    kit.backend.gate.set()
+    await kit.service.leave()
+    last = [event async for event in events][-1]
+    assert (last.kind, last.result.error_code) == (EventKind.BROKEN, "turn_moved")
+    assert (await carrying).fate is Fate.OWNED
+    kit.store.gate.set()
+    assert await state_of(kit, response_id) is TurnState.RUNNING
+
+
 async def test_a_fault_of_our_own_is_told_and_recorded(kit):
     """A bug in the middle of an answer fails the turn; it does not lock the conversation."""
     conversation = await kit.conversation()
