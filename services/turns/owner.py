@@ -213,7 +213,11 @@ class TurnOwner:
         return state.value
 
     async def _give_up(self, record: OwnRecord, production: Production, error: ClusterError) -> None:
-        """Record that the turn failed, or leave it to another owner."""
+        """Record that the turn failed, or leave it to another owner.
+
+        Raises:
+            StoreUnavailableError: the failure is not recorded, so it is none yet: the next owner may do better.
+        """
         try:
             if isinstance(error, TurnMovedError):
                 await record.release(is_queued=False)
@@ -221,8 +225,10 @@ class TurnOwner:
                 await record.release(is_queued=True)
             else:
                 await self._record_failure(record, production, error)
-        except StoreUnavailableError as unwritten:  # the lease runs out by itself; the caller is told what came first
-            _log.warning("turn.unrecorded", turn=record.accepted.response_id, error=unwritten.code)
+        except StoreUnavailableError as unwritten:  # the lease runs out by itself
+            _log.warning("turn.unrecorded", turn=record.accepted.response_id, error=error.code)
+            if not isinstance(error, TurnMovedError):
+                raise unwritten from error
 
     async def _record_failure(self, record: OwnRecord, production: Production, error: ClusterError) -> None:
         result = production.failed(error, None).result

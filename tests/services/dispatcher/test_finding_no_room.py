@@ -55,7 +55,7 @@ async def test_while_replicas_refuse_the_backlog_stays_in_the_queue(kit):
     kit.backend.faults = repeat(Fault(FaultKind.OVERLOADED, retry_after_s=60.0))
     for number in range(40):
         await kit.enqueue(f"Question {number}")
-    async with kit.dispatcher(slots=8, refused_s=60.0):
+    async with kit.dispatcher(slots=8, refused_s=60.0, first_pause_s=60.0, longest_pause_s=60.0):
         await until(lambda: kit.backend.requests)
         await kit.delays_one()
     lag = await kit.queue.lag()
@@ -87,6 +87,25 @@ async def test_a_commit_whose_reply_is_lost_ends_the_turn_once(kit):
         record = await kit.ended(await kit.enqueue())
         await kit.settled()
     assert (record.state, record.claims) == (TurnState.COMPLETED, 1)
+
+
+async def test_a_failure_that_cannot_be_recorded_is_none_yet(kit, monkeypatch):
+    """The next owner sees the turn through, and no dead letter says that it failed."""
+    kit.backend.faults = iter([Fault(FaultKind.FAILED, after=2)])
+    commit, outages = kit.store.commit, iter([True])
+
+    async def away_once(change):
+        if next(outages, False):
+            kit.clock.by += 60.0  # nobody renews the lease
+            await kit.store.away()
+        return await commit(change)
+
+    monkeypatch.setattr(kit.store, "commit", away_once)
+    async with kit.dispatcher():
+        record = await kit.ended(await kit.enqueue())
+        await kit.settled()
+    assert record.state is TurnState.COMPLETED
+    assert await kit.queue.dead() == []
 
 
 def test_pauses_double_up_to_the_longest():
