@@ -68,8 +68,17 @@ class Sweeper:
             return 0
         refs = await self._due.look()
         for ref in refs:
-            await self._look_at(ref)
+            await self._try(ref)
         return len(refs)
+
+    async def _try(self, ref: Ref) -> None:
+        try:
+            await self._look_at(ref)
+        except StoreUnavailableError:
+            raise
+        except Exception:  # noqa: BLE001 - one bad record must not hide those behind it; it is shown again
+            _log.exception("turn.look_crashed", turn=ref.turn)
+            await self._due.move(ref.tenant, ref.turn, in_s=self._settings.longest_pause_s)
 
     async def _look_at(self, ref: Ref) -> None:
         try:
@@ -111,8 +120,9 @@ class Sweeper:
             carried = await self._turns.carry_out(ref.tenant, ref.turn)
             if carried.fate is Fate.WAITS or (carried.fate is Fate.OWNED and carried.error is None):
                 await self._due.move(ref.tenant, ref.turn, in_s=self._settings.again_s)
-            elif carried.fate is not Fate.OWNED:  # one that was given up here is due now
+            elif carried.fate is Fate.GONE:
                 await self._due.remove(ref.tenant, ref.turn)
+            # Whoever ends a turn removes it; one that was given up here is due now, one that crashed after its lease.
             self.adopted += carried.fate in {Fate.ENDED, Fate.FAILED}
             _log.info("turn.adopted", turn=ref.turn, fate=carried.fate.name.lower())
         except StoreUnavailableError as error:

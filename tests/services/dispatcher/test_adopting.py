@@ -160,6 +160,45 @@ async def test_an_owner_that_wakes_after_its_lease_writes_nothing_more(kit):
     assert (record.claims, [item.text for item in line.items]) == (2, ["Tell me", whole.answer.text])
 
 
+async def test_an_orphan_that_ends_in_a_bug_stays_due(kit, monkeypatch):
+    """Nothing is recorded, so it is to be looked at until somebody brings it to its end."""
+    turn = await orphaned(kit)
+    commit, bugs = kit.store.commit, iter([True])
+
+    async def crash_once(change):
+        if next(bugs, False):
+            kit.clock.by += LEASE_S + 1
+            raise RuntimeError("a bug")
+        return await commit(change)
+
+    monkeypatch.setattr(kit.store, "commit", crash_once)
+    kit.clock.by += LEASE_S + 1
+    async with kit.dispatcher():
+        assert (await kit.ended(turn)).state is TurnState.COMPLETED
+        await kit.settled()
+
+
+async def test_a_record_that_cannot_be_read_holds_up_no_other(kit, monkeypatch):
+    """A look that meets it goes on behind it, and leaves it alone for a while."""
+    bad, good = await orphaned(kit), await orphaned(kit)
+    read = kit.store.turn
+
+    async def look(**_options):
+        return [Ref(TENANT, bad), Ref(TENANT, good)]
+
+    async def unreadable(tenant: str, turn: str):
+        if turn == bad:
+            raise ValueError("no record")
+        return await read(tenant, turn)
+
+    monkeypatch.setattr(kit.due, "look", look)
+    monkeypatch.setattr(kit.store, "turn", unreadable)
+    kit.clock.by += LEASE_S + 1
+    async with kit.dispatcher(longest_pause_s=60.0):
+        assert (await kit.ended(good)).state is TurnState.COMPLETED
+    assert kit.due.times[Ref(TENANT, bad)] > kit.clock() + 30.0
+
+
 async def test_a_released_turn_is_gone_on_with_at_once(kit):
     """A dispatcher that is stopped gives its turns up: no lease and no age of a job is waited for."""
     whole = await undisturbed(kit)
