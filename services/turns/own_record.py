@@ -5,10 +5,7 @@ The journal's ticket must be closed first: from then on these are the only write
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 from cluster.errors import StoreUnavailableError
 from services.conversations.records import TurnState
@@ -17,9 +14,8 @@ from services.turns.accepted import Accepted
 from services.turns.answer import answer_items
 from services.turns.events import TurnResult
 from services.turns.parts import TurnParts
+from services.turns.patience import patiently
 from services.turns.production import Production
-
-T = TypeVar("T")
 
 
 class OwnRecord:
@@ -52,7 +48,7 @@ class OwnRecord:
             StoreUnavailableError: the store did not answer for so long.
         """
         commit = _commit(self.accepted, production, state, result)
-        return await self._patiently(lambda: self._commit(commit), patience_s)
+        return await patiently(self._parts, lambda: self._commit(commit), patience_s)
 
     async def release(self, *, is_queued: bool) -> None:
         """Leave the turn to others: to whoever looks next, or to the queue that it came from.
@@ -67,20 +63,9 @@ class OwnRecord:
 
     async def look_no_more(self, *, patience_s: float = 0.0) -> None:
         """The turn has ended; tried again for ``patience_s``. Whoever looks after that finds out, maybe in an hour."""
+        due, tenant, turn = self._parts.due, self.accepted.tenant, self.accepted.response_id
         with contextlib.suppress(StoreUnavailableError):
-            await self._patiently(
-                lambda: self._parts.due.remove(self.accepted.tenant, self.accepted.response_id), patience_s
-            )
-
-    async def _patiently(self, write: Callable[[], Awaitable[T]], patience_s: float) -> T:
-        until = self._parts.clock() + patience_s
-        while True:
-            try:
-                return await write()
-            except StoreUnavailableError:
-                if self._parts.clock() >= until:
-                    raise
-                await asyncio.sleep(self._parts.settings.journal.retry_s)
+            await patiently(self._parts, lambda: due.remove(tenant, turn), patience_s)
 
     async def _look(self, *, in_s: float) -> None:
         await self._parts.due.add(self.accepted.tenant, self.accepted.response_id, in_s=in_s)

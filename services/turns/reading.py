@@ -7,17 +7,17 @@ a splice.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 
-from cluster.errors import ClusterError, CursorPastEndError, StoreUnavailableError, StreamDivergedError
+from cluster.errors import ClusterError, CursorPastEndError, StreamDivergedError
 from cluster.protocol import FinishReason, Logprobs, Usage
 from services.conversations.records import TurnRecord, TurnState
 from services.turns.adoption import sampling_of
 from services.turns.answer import answer_item_id
 from services.turns.events import Cursor, EventKind, TurnEvent, TurnResult, TurnStarted
 from services.turns.parts import TurnParts
+from services.turns.patience import patiently
 from services.turns.projection import Projection
 from services.turns.tails import Tails, Watch
 
@@ -105,15 +105,8 @@ class Reading:
 
     async def _final_record(self) -> TurnRecord:
         """The record of the turn that has just ended; a store that went away meanwhile is waited for."""
-        settings = self._parts.settings.journal
-        until = self._parts.clock() + settings.away_s
-        while True:
-            try:
-                return await self._parts.store.turn(self._tenant, self._record.id)
-            except StoreUnavailableError:
-                if self._parts.clock() >= until:
-                    raise
-                await asyncio.sleep(settings.retry_s)
+        store, tenant, turn = self._parts.store, self._tenant, self._record.id
+        return await patiently(self._parts, lambda: store.turn(tenant, turn), self._parts.settings.journal.away_s)
 
     async def _until_end(self, watch: Watch) -> AsyncIterator[TurnEvent]:
         """The events up to what the journal holds when the turn ends."""
