@@ -26,8 +26,6 @@ from services.turns.removal import Removal
 from services.turns.service import TurnService
 from tests.support.turn_kit import TENANT, TurnKit, collect, until
 
-HOUR_S = 3_600.0
-
 
 @pytest.fixture
 async def other(kit: TurnKit) -> AsyncIterator[TurnService]:
