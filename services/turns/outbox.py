@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 
+from cluster.errors import ClusterError
 from services.turns.events import TurnEvent, TurnStarted
 from services.turns.ticket import Ticket
 
@@ -42,10 +43,13 @@ class Outbox:
 
     def close(self, error: Exception | None = None) -> None:
         """No more events; the first call counts."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._error = error
-            self._news.set()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._error = error
+        self._news.set()
+        if self._gate is not None and isinstance(error, ClusterError):
+            self._gate.end(error)
 
     def __aiter__(self) -> Outbox:
         return self

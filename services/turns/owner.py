@@ -144,7 +144,7 @@ class TurnOwner:
         if ticket.error is not None:
             raise ticket.error
         if error is not None:
-            await self._give_up(record, production, error)
+            await self._give_up(record, ticket, production, error)
             raise error
         self._account.outcome = await self._record(record, ticket, production)
 
@@ -212,7 +212,7 @@ class TurnOwner:
         await record.look_no_more(patience_s=self._parts.settings.journal.away_s)
         return state.value
 
-    async def _give_up(self, record: OwnRecord, production: Production, error: ClusterError) -> None:
+    async def _give_up(self, record: OwnRecord, ticket: Ticket, production: Production, error: ClusterError) -> None:
         """Record that the turn failed, or leave it to another owner.
 
         Raises:
@@ -224,18 +224,21 @@ class TurnOwner:
             elif record.accepted.can_wait and isinstance(error, RetryLaterError):
                 await record.release(is_queued=True)
             else:
-                await self._record_failure(record, production, error)
+                await self._record_failure(record, ticket, production, error)
         except StoreUnavailableError as unwritten:  # the lease runs out by itself
             _log.warning("turn.unrecorded", turn=record.accepted.response_id, error=error.code)
             if not isinstance(error, TurnMovedError):
                 raise unwritten from error
 
-    async def _record_failure(self, record: OwnRecord, production: Production, error: ClusterError) -> None:
+    async def _record_failure(
+        self, record: OwnRecord, ticket: Ticket, production: Production, error: ClusterError
+    ) -> None:
         result = production.failed(error, None).result
         assert result is not None, "the last event has a result"
         reply = await record.end(production, TurnState.FAILED, result)
         self._is_recorded = reply.verdict in _RECORDED
         if self._is_recorded:
+            ticket.release()
             await record.look_no_more()
 
     def _on_news(self, news: News) -> None:

@@ -82,6 +82,7 @@ class Ticket:
         self._noted = len(self._ids)  # ids the store is known to hold
         self._sent_at = sent_at  # of the last acknowledged write
         self._changed = asyncio.Event()
+        self._ended: ClusterError | None = None
 
     def extend(self, ids: Sequence[int], logprobs: Sequence[Logprobs] = (), moves: int = 0) -> None:
         """More ids of the answer, with their log probabilities where they are kept; they are written soon.
@@ -123,11 +124,11 @@ class Ticket:
         """Return once the lease certainly holds.
 
         Raises:
-            TurnMovedError, TurnLostError, NotFoundError, StoreUnavailableError: it never will.
+            ClusterError: it never will; why the turn may not go on, or has ended.
         """
         while not self.can_emit():
-            if self.error is not None:
-                raise self.error
+            if (error := self.error or self._ended) is not None:
+                raise error
             self._changed.clear()
             await self._changed.wait()
 
@@ -137,8 +138,13 @@ class Ticket:
         self._changed.set()
 
     def release(self) -> None:
-        """The turn is committed: what is still to be said needs no lease."""
+        """The turn's end is recorded: what is still to be said needs no lease."""
         self.confirm(math.inf)
+
+    def end(self, error: ClusterError) -> None:
+        """The turn has ended in an error, and nobody renews its lease: past that, the error is all there is to say."""
+        self._ended = error
+        self._changed.set()
 
     def fail(self, error: ClusterError) -> None:
         """The turn may not go on; its owner is told at once."""

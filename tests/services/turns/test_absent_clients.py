@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.errors import NotFoundError, StoreUnavailableError
+from services.backend.scripted import Fault, FaultKind
 from services.conversations.records import TurnState
 from services.turns.absence import Absence
 from services.turns.events import EventKind
@@ -246,6 +247,21 @@ async def test_a_process_whose_turn_was_taken_meanwhile_says_nothing_more(kit, l
     assert (said, rest[-1].kind, rest[-1].result.error_code) == ([], EventKind.BROKEN, "turn_moved")
     record = await kit.store.turn(TENANT, response)
     assert (record.state, record.owner) == (TurnState.RUNNING, "b" * 32)
+
+
+async def test_a_slow_client_hears_all_of_a_turn_that_failed(kit, line):
+    """Also when the lease would be over by then: the failure is recorded, so what came before it stands."""
+    kit.backend.faults = iter([Fault(FaultKind.FAILED, after=2)])
+    async with aclosing(line.service.respond(kit.stored_turn())) as events:
+        response = (await anext(events)).response_id
+        async with asyncio.timeout(20):
+            while await line.state(response) is not TurnState.FAILED:  # noqa: ASYNC110 - asked a few times
+                await asyncio.sleep(0.001)
+        line.clock.ahead += LEASE_S
+        rest = await asyncio.wait_for(_rest(events), 20)
+    _, told = await collect(line.service.read(TENANT, response))
+    assert (rest[-1].kind, rest[-1].result.error_code) == (EventKind.FAILED, "generation_failed")
+    assert [(event.seq, event.kind, event.text) for event in rest] == [(e.seq, e.kind, e.text) for e in told]
 
 
 async def test_a_commit_to_a_record_that_the_store_has_lost_begins_it_again(kit):

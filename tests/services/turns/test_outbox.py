@@ -88,5 +88,20 @@ async def test_events_of_a_turn_that_somebody_else_has_are_never_said():
         await anext(outbox)
 
 
+@pytest.mark.parametrize("is_waiting", [False, True], ids=["later", "meanwhile"])
+async def test_a_reader_does_not_wait_for_a_lease_that_nobody_renews_any_more(is_waiting):
+    """The turn has ended in an error: what was not said while its lease held stays unsaid."""
+    outbox, gate = Outbox(), Gate()
+    outbox.guard(gate.ticket)
+    outbox.put([event(0)])
+    gate.now = 12.0 if is_waiting else 0.0
+    reader = asyncio.ensure_future(anext(outbox)) if is_waiting else None
+    await asyncio.sleep(0)
+    outbox.close(GenerationFailedError("no"))
+    gate.now = 12.0
+    with pytest.raises(GenerationFailedError):
+        await asyncio.wait_for(reader or anext(outbox), 1.0)
+
+
 async def _all(outbox: Outbox) -> list:
     return [e async for e in outbox]
