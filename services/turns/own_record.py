@@ -6,8 +6,11 @@ The journal's ticket must be closed first: from then on these are the only write
 from __future__ import annotations
 
 import contextlib
+from typing import Final
 
-from cluster.errors import StoreUnavailableError
+import structlog
+
+from cluster.errors import ClusterError, RetryLaterError, StoreUnavailableError, TurnMovedError
 from services.conversations.records import TurnState
 from services.conversations.store import Commit, Reply, Verdict
 from services.turns.accepted import Accepted
@@ -16,6 +19,10 @@ from services.turns.events import TurnResult
 from services.turns.parts import TurnParts
 from services.turns.patience import patiently
 from services.turns.production import Production
+
+_log = structlog.get_logger(__name__)
+
+RECORDED: Final = {Verdict.OK, Verdict.DONE}  # what a commit is answered that counts
 
 
 class OwnRecord:
@@ -50,22 +57,45 @@ class OwnRecord:
         commit = _commit(self.accepted, production, state, result)
         return await patiently(self._parts, lambda: self._commit(commit), patience_s)
 
-    async def release(self, *, is_queued: bool) -> None:
-        """Leave the turn to others: to whoever looks next, or to the queue that it came from.
+    async def give_up(self, production: Production, error: ClusterError) -> bool:
+        """Record that the turn failed, or leave it to another owner; whether it is recorded.
 
         Raises:
-            StoreUnavailableError: the store does not answer.
+            StoreUnavailableError: the failure is not recorded, so it is none yet: the next owner may do better.
         """
-        tenant, turn, owner = self.accepted.tenant, self.accepted.response_id, self.accepted.owner
-        reply = await self._parts.store.release(tenant, turn, owner=owner, is_queued=is_queued)
-        if reply.verdict is Verdict.OK and not is_queued:
-            await self._look(in_s=0.0)
+        try:
+            if isinstance(error, TurnMovedError):
+                await self._release(is_queued=False)
+            elif self.accepted.can_wait and isinstance(error, RetryLaterError):
+                await self._release(is_queued=True)
+            else:
+                return await self._fail(production, error)
+        except StoreUnavailableError as unwritten:  # the lease runs out by itself
+            _log.warning("turn.unrecorded", turn=self.accepted.response_id, error=error.code)
+            if not isinstance(error, TurnMovedError):
+                raise unwritten from error
+        return False
 
     async def look_no_more(self, *, patience_s: float = 0.0) -> None:
         """The turn has ended; tried again for ``patience_s``. Whoever looks after that finds out, maybe in an hour."""
         due, tenant, turn = self._parts.due, self.accepted.tenant, self.accepted.response_id
         with contextlib.suppress(StoreUnavailableError):
             await patiently(self._parts, lambda: due.remove(tenant, turn), patience_s)
+
+    async def _fail(self, production: Production, error: ClusterError) -> bool:
+        result = production.failed(error, None).result
+        assert result is not None, "the last event has a result"
+        is_recorded = (await self.end(production, TurnState.FAILED, result)).verdict in RECORDED
+        if is_recorded:
+            await self.look_no_more()
+        return is_recorded
+
+    async def _release(self, *, is_queued: bool) -> None:
+        """Leave the turn to others: to whoever looks next, or to the queue that it came from."""
+        tenant, turn, owner = self.accepted.tenant, self.accepted.response_id, self.accepted.owner
+        reply = await self._parts.store.release(tenant, turn, owner=owner, is_queued=is_queued)
+        if reply.verdict is Verdict.OK and not is_queued:
+            await self._look(in_s=0.0)
 
     async def _look(self, *, in_s: float) -> None:
         await self._parts.due.add(self.accepted.tenant, self.accepted.response_id, in_s=in_s)

@@ -14,10 +14,10 @@ from enum import Enum, auto
 
 import structlog
 
-from cluster.errors import ClusterError, RetryLaterError, StoreUnavailableError, TurnMovedError
+from cluster.errors import ClusterError, StoreUnavailableError, TurnMovedError
 from cluster.protocol import FinishReason, Served
 from services.conversations.records import TurnState
-from services.conversations.store import Reply, Verdict
+from services.conversations.store import Reply
 from services.turns.absence import Absence
 from services.turns.accepted import Accepted, TurnExistsError
 from services.turns.answer import answer_item_id
@@ -26,14 +26,13 @@ from services.turns.journal import Journal
 from services.turns.leases import loss
 from services.turns.metrics import Account
 from services.turns.outbox import Outbox
-from services.turns.own_record import OwnRecord
+from services.turns.own_record import RECORDED, OwnRecord
 from services.turns.parts import TurnParts
 from services.turns.production import Production
 from services.turns.ticket import News, Ticket
 
 _log = structlog.get_logger(__name__)
 
-_RECORDED = {Verdict.OK, Verdict.DONE}
 _STATES = {FinishReason.STOP: TurnState.COMPLETED, FinishReason.LENGTH: TurnState.INCOMPLETE}
 
 
@@ -144,7 +143,9 @@ class TurnOwner:
         if ticket.error is not None:
             raise ticket.error
         if error is not None:
-            await self._give_up(record, ticket, production, error)
+            self._is_recorded = await record.give_up(production, error)
+            if self._is_recorded:
+                ticket.release()
             raise error
         self._account.outcome = await self._record(record, ticket, production)
 
@@ -212,35 +213,6 @@ class TurnOwner:
         await record.look_no_more(patience_s=self._parts.settings.journal.away_s)
         return state.value
 
-    async def _give_up(self, record: OwnRecord, ticket: Ticket, production: Production, error: ClusterError) -> None:
-        """Record that the turn failed, or leave it to another owner.
-
-        Raises:
-            StoreUnavailableError: the failure is not recorded, so it is none yet: the next owner may do better.
-        """
-        try:
-            if isinstance(error, TurnMovedError):
-                await record.release(is_queued=False)
-            elif record.accepted.can_wait and isinstance(error, RetryLaterError):
-                await record.release(is_queued=True)
-            else:
-                await self._record_failure(record, ticket, production, error)
-        except StoreUnavailableError as unwritten:  # the lease runs out by itself
-            _log.warning("turn.unrecorded", turn=record.accepted.response_id, error=error.code)
-            if not isinstance(error, TurnMovedError):
-                raise unwritten from error
-
-    async def _record_failure(
-        self, record: OwnRecord, ticket: Ticket, production: Production, error: ClusterError
-    ) -> None:
-        result = production.failed(error, None).result
-        assert result is not None, "the last event has a result"
-        reply = await record.end(production, TurnState.FAILED, result)
-        self._is_recorded = reply.verdict in _RECORDED
-        if self._is_recorded:
-            ticket.release()
-            await record.look_no_more()
-
     def _on_news(self, news: News) -> None:
         """The journal heard something of the turn."""
         if news.has_failed:
@@ -261,7 +233,7 @@ def _crash(error: BaseException) -> ClusterError:
 
 
 def _settle(reply: Reply, ticket: Ticket, turn: str) -> None:
-    if reply.verdict in _RECORDED:
+    if reply.verdict in RECORDED:
         ticket.release()
         return
     error = loss(reply.verdict, turn)
