@@ -19,6 +19,7 @@ class Doomed:
     Args:
         kill_at: the call that it dies at, counted from 1; 0: it lives.
         is_after: it dies when that call has been done and before its reply is read, else before the call.
+        only: count calls of this name; "": all.
 
     Attributes:
         calls: names of the calls that began, in order.
@@ -26,12 +27,13 @@ class Doomed:
         died: set at its death.
     """
 
-    def __init__(self, kill_at: int = 0, *, is_after: bool = False) -> None:
+    def __init__(self, kill_at: int = 0, *, is_after: bool = False, only: str = "") -> None:
         self.calls: list[str] = []
         self.begun: list[str] = []
         self.died = asyncio.Event()
         self._kill_at = kill_at
         self._is_after = is_after
+        self._only = only
         self.is_armed = True
         self._frozen: list[asyncio.Future[None]] = []  # nobody else refers to tasks that wait for nothing
 
@@ -63,7 +65,7 @@ class Doomed:
 
     def _count(self, name: str) -> bool:
         """Whether this is the call to die at."""
-        if not self.is_armed or self.is_dead:
+        if not self.is_armed or self.is_dead or self._only not in {"", name}:
             return False
         self.calls.append(name)
         return len(self.calls) == self._kill_at

@@ -8,7 +8,7 @@ import pytest
 
 from services.conversations.records import TurnState
 from services.conversations.store import Part
-from tests.fakes.mortal import Mortal
+from tests.fakes.doomed import Doomed
 from tests.fakes.turnstile import Turnstile
 from tests.support.dispatch_kit import DispatchKit
 from tests.support.turn_kit import TENANT, until
@@ -54,10 +54,10 @@ async def test_a_dispatcher_dies_at_a_call(kit, call, skip, is_done):
     """Between take, claim, notes, commit and settle, with and without the effect of the last call."""
     whole = await undisturbed(kit)
     turn = await kit.enqueue(options={"seed": SEED})
-    mortal = Mortal(call, is_done=is_done, skip=skip)
+    doomed = Doomed(1 + skip, is_after=is_done, only=call)
     kit.backend.gate = gate = Turnstile(5 if call == "note" else 100)
-    async with kit.dispatcher("doomed", mortal, is_killed=True):
-        await asyncio.wait_for(mortal.is_dead.wait(), 20)
+    async with kit.dispatcher("doomed", doomed.seam, is_killed=True):
+        await asyncio.wait_for(doomed.died.wait(), 20)
     gate.set()
     record = await goes_on(kit, turn)
     line = await kit.store.load(TENANT, record.conversation, Part(line=record.line))
@@ -71,9 +71,9 @@ async def test_a_dispatcher_dies_at_a_call(kit, call, skip, is_done):
 async def test_a_dispatcher_dies_while_it_puts_a_refused_job_back(kit, call, is_done, refused):
     """Between the release of the turn and the delay of its job."""
     turn = await kit.enqueue()
-    mortal = Mortal(call, is_done=is_done)
-    async with kit.dispatcher("doomed", mortal, seams={"backend": refused}, is_killed=True):
-        await asyncio.wait_for(mortal.is_dead.wait(), 20)
+    doomed = Doomed(1, is_after=is_done, only=call)
+    async with kit.dispatcher("doomed", doomed.seam, seams={"backend": refused}, is_killed=True):
+        await asyncio.wait_for(doomed.died.wait(), 20)
     assert (await goes_on(kit, turn)).state is TurnState.COMPLETED
 
 
@@ -82,9 +82,9 @@ async def test_a_dispatcher_dies_while_it_puts_a_refused_job_back(kit, call, is_
 async def test_a_dispatcher_dies_while_it_fails_a_turn(kit, call, is_done, failing):
     """A turn that is recorded to have failed has its dead letter, whoever comes to write it."""
     turn = await kit.enqueue()
-    mortal = Mortal(call, is_done=is_done)
-    async with kit.dispatcher("doomed", mortal, seams={"backend": failing}, is_killed=True):
-        await asyncio.wait_for(mortal.is_dead.wait(), 20)
+    doomed = Doomed(1, is_after=is_done, only=call)
+    async with kit.dispatcher("doomed", doomed.seam, seams={"backend": failing}, is_killed=True):
+        await asyncio.wait_for(doomed.died.wait(), 20)
     kit.backend = failing
     record = await goes_on(kit, turn)
     (letter,) = await kit.queue.dead()
@@ -97,11 +97,11 @@ async def test_a_dispatcher_dies_while_it_stops(kit, call, is_done):
     """What it has not released in time waits for its lease."""
     kit.backend.gate.clear()
     turn = await kit.enqueue()
-    mortal = Mortal(call, is_done=is_done, skip=call == "add")
-    async with kit.dispatcher("doomed", mortal, is_killed=True) as dispatcher:
+    doomed = Doomed(1 + (call == "add"), is_after=is_done, only=call)
+    async with kit.dispatcher("doomed", doomed.seam, is_killed=True) as dispatcher:
         await until(lambda: kit.backend.requests)
         stopping = asyncio.create_task(dispatcher.stop())
-        await asyncio.wait_for(mortal.is_dead.wait(), 20)
+        await asyncio.wait_for(doomed.died.wait(), 20)
         stopping.cancel()
         await asyncio.wait({stopping})
     kit.backend.gate.set()
@@ -112,11 +112,11 @@ async def test_a_dispatcher_dies_while_it_stops(kit, call, is_done):
 @pytest.mark.parametrize("call", ["add", "begin", "publish", "move"])
 async def test_a_gateway_dies_while_it_accepts_a_turn(kit, call, is_done):
     """A turn that has a record is carried out, though nobody has put it into the queue; without one, nothing stays."""
-    mortal = Mortal(call, is_done=is_done)
-    gateway = kit.service(mortal)
+    doomed = Doomed(1, is_after=is_done, only=call)
+    gateway = kit.service(doomed.seam)
     await gateway.start()
     begun = asyncio.create_task(gateway.enqueue(kit.background()))
-    await asyncio.wait_for(mortal.is_dead.wait(), 20)
+    await asyncio.wait_for(doomed.died.wait(), 20)
     begun.cancel()
     await asyncio.wait({begun})
     await gateway.stop()
@@ -142,9 +142,9 @@ async def test_a_sweeper_dies_at_a_call(kit, call, is_done):
     for turn in (waiting, running, cancelled):
         await kit.due.move(TENANT, turn, in_s=0.0)
     kit.clock.by += LATER_S
-    mortal = Mortal(call, is_done=is_done)
-    async with kit.dispatcher("doomed", mortal, is_killed=True):
-        await asyncio.wait_for(mortal.is_dead.wait(), 20)
+    doomed = Doomed(1, is_after=is_done, only=call)
+    async with kit.dispatcher("doomed", doomed.seam, is_killed=True):
+        await asyncio.wait_for(doomed.died.wait(), 20)
     for turn in (waiting, running):
         assert (await goes_on(kit, turn)).state is TurnState.COMPLETED
     assert (await kit.record(cancelled)).state is TurnState.CANCELLED

@@ -8,7 +8,7 @@ from itertools import repeat
 from services.backend.scripted import Fault, FaultKind
 from services.cli.replaying import replay
 from services.conversations.records import TurnState
-from tests.fakes.mortal import Mortal
+from tests.fakes.doomed import Doomed
 from tests.support.turn_kit import TENANT
 
 SEED = 20_260_101
@@ -53,9 +53,9 @@ async def test_a_turn_that_fails_again_leaves_a_dead_letter_again(kit):
 async def test_a_turn_that_was_opened_and_not_queued_is_found(kit):
     """The command may die between the two."""
     (ref,) = refs = await failed_refs(kit)
-    mortal = Mortal("replay", is_done=False)
-    replaying = asyncio.create_task(replay(kit.store, kit.due, mortal(kit.queue), refs))
-    await asyncio.wait_for(mortal.is_dead.wait(), 20)
+    doomed = Doomed(1, only="replay")
+    replaying = asyncio.create_task(replay(kit.store, kit.due, doomed.seam(kit.queue), refs))
+    await asyncio.wait_for(doomed.died.wait(), 20)
     replaying.cancel()
     await asyncio.wait({replaying})
     kit.clock.by += 60.0
