@@ -15,14 +15,14 @@ import pytest
 
 from services.conversations import ids
 from services.conversations.redis_store import RedisConversationStore
-from services.conversations.store import Commit, Reply, Verdict
+from services.conversations.store import Commit, ConversationStore, Reply, Verdict
 from services.gateway.rendering.responses import ResponseRendering
 from services.gateway.schemas.response import StreamEvent
 from services.turns import owner
-from services.turns.events import EventKind, TurnEvent
+from services.turns.events import EventKind, StoredTurn, TurnEvent
 from services.turns.journal import Ticket
+from services.turns.naming import name_turn
 from services.turns.reading import Reading
-from services.turns.service import TurnService
 from tests.chaos.house import House, a_house
 from tests.chaos.talker import KINDS
 from tests.support.ports import free_port
@@ -109,12 +109,11 @@ def readers_trust_their_cursor(patch: pytest.MonkeyPatch) -> None:
 
 def keys_are_ignored(patch: pytest.MonkeyPatch) -> None:
     """A turn that is sent again is a new one."""
-    name = TurnService._name
 
-    async def name_anew(self: TurnService, turn: object) -> tuple[str, bool]:
-        return await name(self, replace(turn, idempotency=None))  # type: ignore[arg-type]
+    async def name_anew(store: ConversationStore, turn: StoredTurn) -> tuple[str, bool]:
+        return await name_turn(store, replace(turn, idempotency=None))
 
-    patch.setattr(TurnService, "_name", name_anew)
+    patch.setattr("services.turns.service.name_turn", name_anew)
 
 
 @pytest.mark.parametrize(
