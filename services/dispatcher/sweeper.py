@@ -6,6 +6,7 @@ one alone whose owner lives, take over one whose owner has died.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -63,12 +64,17 @@ class Sweeper:
         self._absent: dict[Ref, float] = {}  # since when; what another sweeper has forgotten stays for a while
 
     async def sweep(self) -> int:
-        """Look once; how many turns were due. Without a free slot others look. Raises StoreUnavailableError."""
+        """Look once; how many turns were due. Without a free slot others look.
+
+        Raises:
+            StoreUnavailableError: the store, or a part of it, does not answer; what could be looked at was.
+        """
         if not self._slots.free:
             return 0
         refs = await self._due.look()
-        for ref in refs:
-            await self._try(ref)
+        looks = await asyncio.gather(*(self._try(ref) for ref in refs), return_exceptions=True)
+        for failed in filter(None, looks):
+            raise failed
         return len(refs)
 
     async def _try(self, ref: Ref) -> None:
@@ -76,7 +82,7 @@ class Sweeper:
             await self._look_at(ref)
         except StoreUnavailableError:
             raise
-        except Exception:  # noqa: BLE001 - one bad record must not hide those behind it; it is shown again
+        except Exception:  # noqa: BLE001 - one bad record must not hide those beside it; it is shown again
             _log.exception("turn.look_crashed", turn=ref.turn)
             await self._due.move(ref.tenant, ref.turn, in_s=self._settings.longest_pause_s)
 
@@ -104,7 +110,7 @@ class Sweeper:
             await self._due.move(ref.tenant, ref.turn, in_s=absent_s / 4)
             return
         await self._due.remove(ref.tenant, ref.turn)
-        del self._absent[ref]
+        self._absent.pop(ref, None)
 
     async def _enqueue(self, ref: Ref, record: TurnRecord) -> None:
         try:

@@ -84,7 +84,12 @@ def test_a_killed_cluster_leaves_nothing_after_down_and_keeps_its_conversations(
 
 
 @pytest.mark.parametrize(
-    ("moment", "end"), [("starting Ray", "SIGTERM"), ("starting Ray", "SIGINT"), ("replicas ready", "down")]
+    ("moment", "end"),
+    [
+        ("starting Ray", "SIGTERM"),
+        pytest.param("starting Ray", "SIGINT", marks=pytest.mark.heavy),
+        pytest.param("replicas ready", "down", marks=pytest.mark.heavy),
+    ],
 )
 def test_a_start_that_is_interrupted_ends_in_order(
     cluster: ClusterProcess, leftovers: Leftovers, moment: str, end: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+from cluster.errors import StoreUnavailableError
 from services.backend.scripted import ScriptedBackend
 from services.conversations import ids
 from services.conversations.queueing import Ref
@@ -197,6 +198,28 @@ async def test_a_record_that_cannot_be_read_holds_up_no_other(kit, monkeypatch):
     async with kit.dispatcher(longest_pause_s=60.0):
         assert (await kit.ended(good)).state is TurnState.COMPLETED
     assert kit.due.times[Ref(TENANT, bad)] > kit.clock() + 30.0
+
+
+async def test_a_part_of_the_store_that_is_away_holds_up_no_turn_elsewhere(kit, monkeypatch):
+    """Of a Cluster: what can be looked at is, in every look, and the rest once it is back."""
+    silent, good = await orphaned(kit), await orphaned(kit)
+    read, is_away = kit.store.turn, True
+
+    async def look(**_options):
+        return [Ref(TENANT, silent), Ref(TENANT, good)]
+
+    async def away(tenant: str, turn: str):
+        if turn == silent and is_away:
+            raise StoreUnavailableError("away", retry_after_s=0.001)
+        return await read(tenant, turn)
+
+    monkeypatch.setattr(kit.due, "look", look)
+    monkeypatch.setattr(kit.store, "turn", away)
+    kit.clock.by += LEASE_S + 1
+    async with kit.dispatcher():
+        assert (await kit.ended(good)).state is TurnState.COMPLETED
+        is_away = False
+        assert (await kit.ended(silent)).state is TurnState.COMPLETED
 
 
 async def test_a_released_turn_is_gone_on_with_at_once(kit):
