@@ -84,7 +84,7 @@ class ClusterSettings(BaseSettings):
     quantize: Literal[0, 4, 8] = Field(0, description="bits to quantize the weights to when loaded; 0: as stored")
     lora: Path | None = Field(None, description="folder of a LoRA adapter (PEFT) to apply")
     prefix: Path | None = Field(None, description="folder of a tuned prefix (P-Tuning v2) to apply")
-    history_ttl_days: Annotated[float, Field(gt=0)] = 30
+    history_ttl_days: Annotated[float, Field(ge=0.001)] = 30  # at least a minute and a half
     max_conversation_items: Annotated[int, Field(ge=20, le=1_000_000)] = 10_000
     drain_grace_s: Annotated[int, Field(ge=0, le=LONGEST_TURN_S)] = 30
 

@@ -22,7 +22,7 @@ JOURNAL_SPARE_S: Final = 3_600  # a journal outlives its turn's deadline by this
 GONE_TTL_S: Final = 86_400  # how long late writers meet a tombstone
 IDS_TTL_S: Final = 86_400  # sampled ids of stateless answers
 MAX_ITEMS: Final = 10_000  # default of the setting; a conversation takes no more items than that from its caller
-MAX_CLAIMS: Final = 4  # a turn that outlives more owners than this probably kills them
+MAX_TRIES: Final = 4  # a turn that outlives more owners than this without a new id probably kills them
 IDEMPOTENCY_TTL_S: Final = 86_400  # how long a request sent again finds its first turn
 
 ERASURES: Final = f"{SCHEMA}:erasures"  # zset: tenant, pin key and time of an erasure → when replicas are told (ms)

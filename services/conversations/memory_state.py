@@ -56,6 +56,7 @@ class TurnEntry:
     logprobs: list[Logprobs] = field(default_factory=list)
     journal_expires_at: float = float("inf")
     claims: int = 0
+    tries: int = 0  # claims since its last new id
     moves: int = 0
     is_cancelled: bool = False
     seen_until: float = 0.0

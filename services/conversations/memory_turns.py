@@ -11,7 +11,7 @@ import msgspec
 
 from cluster.protocol import FinishReason
 from services.conversations.items import answer_of
-from services.conversations.keys import JOURNAL_SPARE_S, MAX_CLAIMS, TURN_SPARE_S
+from services.conversations.keys import JOURNAL_SPARE_S, MAX_TRIES, TURN_SPARE_S
 from services.conversations.memory_state import LineState, RootState, TurnEntry
 from services.conversations.records import Conversation, Item, TurnState
 from services.conversations.store import Begin, Commit, Note, Reply, Tail, Tailed, Verdict
@@ -54,8 +54,9 @@ def claim(root: RootState, entry: TurnEntry, owner: str, lease_s: float, now: fl
         line.fence += 1
         entry.owner, entry.fence, entry.state = owner, line.fence, TurnState.RUNNING
         entry.claims += 1
+        entry.tries += 1
     entry.until = now + lease_s
-    return Reply(Verdict.POISON if entry.claims > MAX_CLAIMS else Verdict.OK, value=len(entry.ids))
+    return Reply(Verdict.POISON if entry.tries > MAX_TRIES else Verdict.OK, value=len(entry.ids))
 
 
 def release(entry: TurnEntry, owner: str, now: float, *, is_queued: bool) -> Reply:
@@ -64,7 +65,8 @@ def release(entry: TurnEntry, owner: str, now: float, *, is_queued: bool) -> Rep
     if entry.owner != owner or not (entry.until or entry.state is state):
         return Reply(Verdict.LOST)
     if entry.until:
-        entry.until, entry.left_at, entry.state, entry.claims = 0.0, now, state, max(entry.claims - 1, 0)
+        entry.until, entry.left_at, entry.state = 0.0, now, state
+        entry.claims, entry.tries = max(entry.claims - 1, 0), max(entry.tries - 1, 0)
     return Reply(Verdict.OK)
 
 
@@ -81,6 +83,7 @@ def note(entry: TurnEntry, note: Note, now: float) -> Reply:
     entry.logprobs += note.logprobs[held - note.start :]
     if len(entry.ids) > held:
         entry.journal_expires_at = entry.deadline + JOURNAL_SPARE_S
+        entry.tries = 0
     return _told(Verdict.OK, entry, now)
 
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from cluster.protocol import FinishReason
 from services.conversations import codec, ids
 from services.conversations.items import answer_of, spoken_ids
-from services.conversations.keys import GONE_TTL_S, JOURNAL_SPARE_S, MAIN_LINE, MAX_CLAIMS, TURN_SPARE_S, Keys
+from services.conversations.keys import GONE_TTL_S, JOURNAL_SPARE_S, MAIN_LINE, MAX_TRIES, TURN_SPARE_S, Keys
 from services.conversations.records import Item, TurnState
 from services.conversations.redis_link import execute
 from services.conversations.scripts import Arg, Call, lines, turns
@@ -117,7 +117,7 @@ def tail_call(tail: Tail) -> Call:
 async def claim(redis: Redis, keys: Keys, part: str, *, owner: str, lease_s: float) -> Reply:
     """Run CLAIM on the line that the turn stands on, which never changes."""
     names = [keys.turn(part), keys.line(await _line_of(redis, keys, part)), keys.gone]
-    args: list[Arg] = [owner, _ms(lease_s), TURN_MEMBER + part, MAX_CLAIMS]
+    args: list[Arg] = [owner, _ms(lease_s), TURN_MEMBER + part, MAX_TRIES]
     return codec.decode_reply(await turns.CLAIM.run(redis, names, args))
 
 

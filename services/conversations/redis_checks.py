@@ -16,11 +16,11 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from cluster.errors import ConfigurationError, StoreUnavailableError
 from services.conversations.acl import CHECKS
-from services.conversations.redis_link import RedisLink
+from services.conversations.redis_link import RedisLink, is_away
 from services.conversations.redis_url import Topology, parse_url
 
 OLDEST: Final = {"Redis": (7, 0), "Valkey": (7, 2)}
@@ -150,13 +150,11 @@ async def _ask(name: str, target: dict[str, Any], redis: Redis) -> Server:
 
 
 async def _allowed(redis: Redis, command: str, target: dict[str, Any], *args: str) -> Any:
-    """The reply; None when the user may not ask, or a provider took the command away."""
+    """The reply; None when the user may not ask, or a provider took the command away, in whatever words."""
     try:
         return await redis.execute_command(command, *args, **target)  # type: ignore[no-untyped-call] # redis-py's
-    except NoPermissionError:
-        return None
     except ResponseError as error:
-        if not str(error).startswith("unknown command"):
+        if is_away(error):
             raise
         return None
 

@@ -76,7 +76,7 @@ class RedisLink:
             await self._replace(client)
             raise _unavailable(error) from error
         except exceptions.ResponseError as error:
-            if not str(error).startswith(_AWAY_REPLIES):
+            if not is_away(error):
                 raise
             raise _unavailable(error) from error
 
@@ -90,6 +90,11 @@ class RedisLink:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error means that the server cannot serve now, but may later."""
+    return isinstance(error, _AWAY) or str(error).startswith(_AWAY_REPLIES)
 
 
 async def execute(pipe: Pipeline) -> list[Any]:

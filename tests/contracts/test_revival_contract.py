@@ -6,7 +6,7 @@ import pytest
 
 from cluster.protocol import Logprobs
 from services.conversations import ids
-from services.conversations.keys import MAX_CLAIMS
+from services.conversations.keys import MAX_TRIES
 from services.conversations.records import Item, TurnState
 from services.conversations.store import Verdict
 from tests.support.turns import LEASE_S, TENANT, a_begin, a_commit, a_note, a_request, journal_of
@@ -37,7 +37,7 @@ async def begun(store, conversation: str, **changes) -> str:
 async def failed(store, conversation: str) -> str:
     """A background turn that has used up its owners, said something, and failed."""
     turn = await begun(store, conversation)
-    for number in range(MAX_CLAIMS):
+    for number in range(MAX_TRIES):
         await store.claim(TENANT, turn, owner=f"o{number}", lease_s=0.0)
     await store.claim(TENANT, turn, owner="a", lease_s=LEASE_S)
     await store.note([a_note(turn, 0, [5, 6], moves=2)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.conversations import ids
-from services.conversations.keys import MAX_CLAIMS
+from services.conversations.keys import MAX_TRIES
 from services.conversations.records import TurnState
 from services.conversations.store import Reply, Verdict
 from tests.support.stores import ALSO_TWICE
@@ -148,7 +148,7 @@ async def test_a_release_takes_back_one_claim_only(store, turn):
 
 async def test_a_turn_that_outlives_its_owners_is_poison(store, turn):
     """Its last owner gets it to end it as failed; until then it can be told again."""
-    owners = [f"owner{number}" for number in range(MAX_CLAIMS)]
+    owners = [f"owner{number}" for number in range(MAX_TRIES)]
     for owner in owners:
         assert (await claim(store, turn, owner, lease_s=0.0)).verdict is Verdict.OK
     for _ in range(2):
@@ -156,6 +156,17 @@ async def test_a_turn_that_outlives_its_owners_is_poison(store, turn):
     failed = a_commit(turn, owner="last", state=TurnState.FAILED, items=[], ids=[])
     assert (await store.commit(failed)).verdict in ENDED
     assert (await store.turn(TENANT, turn)).state is TurnState.FAILED
+
+
+async def test_a_turn_that_goes_on_is_no_poison(store, turn):
+    """Owners that came to new ids did not die over it, whatever else took it from them; all of them are counted."""
+    for number in range(2 * MAX_TRIES):
+        assert await claim(store, turn, f"owner{number}", lease_s=0.0) == Reply(Verdict.OK, value=number)
+        await store.note([a_note(turn, number, [number], owner=f"owner{number}", lease_s=0.0)])
+    for number in range(MAX_TRIES):
+        assert (await claim(store, turn, f"idle{number}", lease_s=0.0)).verdict is Verdict.OK
+    assert (await claim(store, turn, "last")).verdict is Verdict.POISON
+    assert await claims_of(store, turn) == 3 * MAX_TRIES + 1
 
 
 async def test_a_waiting_turn_is_cancelled_at_once(store, turn):

@@ -69,6 +69,7 @@ def test_how_another_server_writes_to_disk_is_not_decided_here() -> None:
         ("address", "10.0.0.1:6379", "--redis-url"),
         ("kv_cache_gib", 0, "greater than 0"),
         ("history_ttl_days", float("inf"), "finite number"),
+        ("history_ttl_days", 0.000001, "greater than or equal to 0.001"),
         ("max_prefill_while_decoding", 0, "greater than or equal to 1"),
         ("max_waiting", 0, "greater than or equal to 1"),
         ("max_wait_s", 0, "greater than 0"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.conversations.keys import MAX_CLAIMS
+from services.conversations.keys import MAX_TRIES
 from services.conversations.records import TurnRecord, TurnState
 from services.conversations.store import Begin, Commit, ConversationStore, Note, Reply, Tailed, Verdict
 from tests.support.store_calls import LINES, Scene, Step
@@ -29,6 +29,7 @@ class Accepted:
     holder: str = ""  # who may write
     until: float = 0.0
     claims: int = 0
+    tries: int = 0  # claims since its last new id
     ids: int = 0  # 0, 1, … are in its journal
     moves: int = 0
     is_cancelled: bool = False
@@ -138,8 +139,9 @@ class Promises:
             return
         if turn.holder != step.owner:
             turn.claims += 1
+            turn.tries += 1
             turn.fence = self._raise_fence(turn.line, self.fences[turn.line] + 1)
-        assert reply == Reply(Verdict.POISON if turn.claims > MAX_CLAIMS else Verdict.OK, value=turn.ids)
+        assert reply == Reply(Verdict.POISON if turn.tries > MAX_TRIES else Verdict.OK, value=turn.ids)
         turn.is_waiting = False
         self._hold(turn, step.owner, step.lease_s)
 
@@ -150,7 +152,7 @@ class Promises:
             return
         assert reply.verdict is Verdict.OK
         turn.holder, turn.until, turn.is_waiting = "", 0.0, step.flag
-        turn.claims = max(turn.claims - 1, 0)
+        turn.claims, turn.tries = max(turn.claims - 1, 0), max(turn.tries - 1, 0)
 
     def _note(self, step: Step, reply: Reply) -> None:
         note: Note = step.request
@@ -164,7 +166,8 @@ class Promises:
         if note.start > turn.ids:
             assert (reply.verdict, reply.value) == (Verdict.GAP, turn.ids)
             return
-        turn.ids = max(turn.ids, note.start + len(note.ids))
+        if note.start + len(note.ids) > turn.ids:
+            turn.ids, turn.tries = note.start + len(note.ids), 0
         assert (reply.verdict, reply.value) == (Verdict.OK, turn.ids)
 
     def _commit(self, step: Step, reply: Reply) -> None:

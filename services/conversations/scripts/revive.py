@@ -30,8 +30,8 @@ if line[1] ~= turn[3] then return {'version', tonumber(line[1])} end
 
 local now, life = now_ms(), ARGV[3] + ARGV[4]
 redis.call('HDEL', KEYS[1], 'ended', 'end', 'ver', 'last', 'answer', 'ids', 'lp', 'cancel')
-redis.call('HSET', KEYS[1], 'state', 'queued', 'owner', ARGV[2], 'until', 0, 'n', 0, 'claims', 0, 'moves', 0,
-  'deadline', now + ARGV[3])
+redis.call('HSET', KEYS[1], 'state', 'queued', 'owner', ARGV[2], 'until', 0, 'n', 0, 'claims', 0, 'tries', 0,
+  'moves', 0, 'deadline', now + ARGV[3])
 redis.call('PEXPIREAT', KEYS[1], now + life)
 redis.call('UNLINK', KEYS[3])
 redis.call('HSET', KEYS[2], 'active', ARGV[1])

@@ -87,24 +87,25 @@ CLAIM: Final = Script(
     + ERASED
     + """
 -- Take a turn that waits, or whose lease has run out. The fence goes on from the line's, so later owners have larger
--- ones.
+-- ones. A store that was away for long also takes a turn from its owner, so a try is only who came to no new id.
 -- KEYS 1 turn, 2 line, 3 gone
--- ARGV 1 owner, 2 lease (ms), 3 ix member of the turn, 4 most owners a turn may have
+-- ARGV 1 owner, 2 lease (ms), 3 ix member of the turn, 4 most tries
 -- Replies {ok or poison, ids held}, {live, until}, {terminal}, {absent}, {gone}
 if erased(KEYS[3], ARGV[3]) then return {'gone'} end
-local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'n', 'claims')
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'n', 'tries')
 if not turn[1] then return {'absent'} end
 if turn[2] ~= 'running' and turn[2] ~= 'queued' then return {'terminal'} end
-local now, claims = now_ms(), tonumber(turn[5] or '0')
+local now, tries = now_ms(), tonumber(turn[5] or '0')
 if turn[1] ~= ARGV[1] or turn[3] == '0' then
   if tonumber(turn[3]) > now then return {'live', tonumber(turn[3])} end
   if redis.call('EXISTS', KEYS[2]) == 0 then return {'absent'} end
   local fence = redis.call('HINCRBY', KEYS[2], 'fence', 1)
-  claims = claims + 1
-  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'state', 'running', 'fence', fence, 'claims', claims)
+  tries = tries + 1
+  redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'state', 'running', 'fence', fence, 'tries', tries)
+  redis.call('HINCRBY', KEYS[1], 'claims', 1)
 end
 redis.call('HSET', KEYS[1], 'until', now + ARGV[2])
-return {claims > tonumber(ARGV[4]) and 'poison' or 'ok', tonumber(turn[4])}
+return {tries > tonumber(ARGV[4]) and 'poison' or 'ok', tonumber(turn[4])}
 """
 )
 
@@ -118,11 +119,12 @@ RELEASE: Final = Script(
 -- ARGV 1 owner, 2 ix member of the turn, 3 state to leave it in (running or queued)
 -- Replies {ok}, {lost}, {absent}, {gone}
 if erased(KEYS[2], ARGV[2]) then return {'gone'} end
-local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'claims')
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'state', 'until', 'claims', 'tries')
 if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] or (turn[2] ~= ARGV[3] and turn[3] == '0') then return {'lost'} end
 if turn[3] == '0' then return {'ok'} end
-redis.call('HSET', KEYS[1], 'until', 0, 'left', now_ms(), 'state', ARGV[3], 'claims', math.max((turn[4] or 0) - 1, 0))
+redis.call('HSET', KEYS[1], 'until', 0, 'left', now_ms(), 'state', ARGV[3], 'claims', math.max((turn[4] or 0) - 1, 0),
+  'tries', math.max((turn[5] or 0) - 1, 0))
 return {'ok'}
 """
 )
@@ -138,7 +140,7 @@ NOTE: Final = Script(
 --      8 moves
 -- Replies {ok or gap, ids held, '', cancel, ms until which a reader wants to be back}, {lost}, {absent}, {gone}
 if erased(KEYS[3], ARGV[5]) then return {'gone'} end
-local turn = redis.call('HMGET', KEYS[1], 'owner', 'until', 'n', 'deadline', 'cancel', 'seen', 'moves')
+local turn = redis.call('HMGET', KEYS[1], 'owner', 'until', 'n', 'deadline', 'cancel', 'seen', 'moves', 'tries')
 if not turn[1] then return {'absent'} end
 if turn[1] ~= ARGV[1] or turn[2] == '0' then return {'lost'} end
 local first, held, now = tonumber(ARGV[2]), tonumber(turn[3]), now_ms()
@@ -157,6 +159,7 @@ if total > held then
   redis.call('XADD', KEYS[2], total .. '-0', unpack(fields))
   redis.call('PEXPIREAT', KEYS[2], turn[4] + ARGV[6])
   redis.call('HSET', KEYS[1], 'n', total)
+  if turn[8] and turn[8] ~= '0' then redis.call('HSET', KEYS[1], 'tries', 0) end
   held = total
 end
 return {'ok', held, '', turn[5] and 1 or 0, seen}
@@ -202,7 +205,7 @@ if last ~= ARGV[11] then redis.call('HSET', KEYS[1], 'last', last) end
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'ids', ARGV[8]) end
 if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'lp', ARGV[12]) end
 if #ARGV > 12 then redis.call('HDEL', KEYS[1], 'input') end
-redis.call('HDEL', KEYS[1], 'deadline', 'seen', 'left')
+redis.call('HDEL', KEYS[1], 'deadline', 'seen', 'left', 'tries')
 redis.call('UNLINK', KEYS[5])
 local life = (line[3] or ARGV[7]) * 1000
 redis.call('PEXPIRE', KEYS[1], life)

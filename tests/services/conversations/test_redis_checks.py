@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from cluster.errors import ConfigurationError, StoreUnavailableError
 from services.conversations.acl import RULES
@@ -119,6 +119,21 @@ async def test_what_may_not_be_asked_is_warned_of(server, limited, rule):
     (warning,) = await check_store(server.user_url)
     assert "cannot be checked" in warning
     assert "+info +config|get" in warning
+
+
+@pytest.mark.valkey
+async def test_a_provider_that_refuses_in_its_own_words_is_warned_of(server, monkeypatch):
+    """Not every proxy says what Redis would."""
+    execute = Redis.execute_command
+
+    async def proxied(client, *args, **options):
+        if args[0] == "CONFIG GET":
+            raise ResponseError("CONFIG is disabled on this plan")
+        return await execute(client, *args, **options)
+
+    monkeypatch.setattr(Redis, "execute_command", proxied)
+    (warning,) = await check_store(server.user_url)
+    assert "cannot be checked" in warning
 
 
 @pytest.mark.valkey

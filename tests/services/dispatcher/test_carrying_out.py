@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from services.backend.scripted import Fault, FaultKind
-from services.conversations.keys import MAX_CLAIMS
+from services.conversations.keys import MAX_TRIES
 from services.conversations.records import TurnState
 from services.conversations.store import Tailed
 from services.dispatcher.dispatcher import Dispatcher
@@ -130,7 +130,7 @@ async def test_a_turn_whose_journal_has_a_hole_fails(kit, monkeypatch):
 async def test_a_turn_that_outlives_its_owners_is_given_up(kit):
     """A turn that kills whoever takes it must not kill everybody."""
     turn = await kit.enqueue()
-    for number in range(MAX_CLAIMS):
+    for number in range(MAX_TRIES):
         await kit.store.claim(TENANT, turn, owner=f"dead {number}", lease_s=0.0)
     assert await failed(kit, turn) == "turn_failed"
     assert kit.backend.requests == []
