@@ -1,4 +1,4 @@
-"""The scripts on one turn, in memory: each function is one of ``scripts.turns``, on one root's state.
+"""The scripts on one turn, in memory: each function is one of ``scripts.turns`` or ``visits``, on one root's state.
 
 ``now`` is unix seconds, ``ttl_s`` what a line without a time of its own lives behind its last turn.
 """

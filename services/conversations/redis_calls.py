@@ -1,69 +1,29 @@
-"""What the Redis store sends: arguments of the scripts, in their order, and operations of more than one command.
+"""What the Redis store does in more than one command.
 
-An operation of several commands is atomic only inside each script; the scripts are written so that what happens in
+Such an operation is atomic only inside each script; the scripts are written so that what happens in
 between is answered (``look``, ``more``), not overlooked.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, cast
 
-import msgspec
 from redis.asyncio import Redis
 
 from cluster.protocol import FinishReason
-from services.conversations import codec, ids
-from services.conversations.items import answer_of, spoken_ids
-from services.conversations.keys import GONE_TTL_S, JOURNAL_SPARE_S, MAIN_LINE, MAX_TRIES, TURN_SPARE_S, Keys
+from services.conversations import codec
+from services.conversations.keys import GONE_TTL_S, MAIN_LINE, MAX_TRIES, Keys
 from services.conversations.records import Item, TurnState
+from services.conversations.redis_args import TURN_MEMBER, begin_call, ms
 from services.conversations.redis_link import execute
-from services.conversations.scripts import Arg, Call, lines, turns
-from services.conversations.store import Begin, Commit, Note, Reply, Tail
+from services.conversations.scripts import Arg, lines, turns, visits
+from services.conversations.store import Begin, Reply
 
-_LINE_MEMBER: Final = "line:"  # members of the index and of the tombstone set
-TURN_MEMBER: Final = "turn:"
 _LAST_TURN: Final = 2  # ERASE_TURN: nothing else is left
 _SLICE: Final = 1000  # members of an index that are read in one call, about
 _MAX_LOOKS: Final = 4  # a line cannot change its active turn more often within one call, short of a stampede
-
-
-def create_args(
-    metadata: Mapping[str, str], items: Sequence[Item], history_ttl_s: int, ttl_s: int | None = None
-) -> list[Arg]:
-    """ARGV of CREATE."""
-    member = _LINE_MEMBER + MAIN_LINE
-    return [codec.encode(dict(metadata)), history_ttl_s, member, _own(ttl_s), *item_args(items)]
-
-
-def release_call(keys: Keys, part: str, owner: str, state: str) -> Call:
-    """KEYS and ARGV of RELEASE."""
-    return [keys.turn(part), keys.gone], [owner, TURN_MEMBER + part, state]
-
-
-def commit_call(commit: Commit, *, history_ttl_s: int) -> Call:
-    """KEYS and ARGV of COMMIT."""
-    keys, part = Keys.of_turn(commit.tenant, commit.turn)
-    line, items = keys.line(commit.line), keys.items(commit.line)
-    answer = answer_of(commit.items)
-    names = [keys.turn(part), line, items, keys.item, keys.journal(part), keys.gone, keys.index]
-    args: list[Arg] = [
-        commit.owner,
-        commit.state.value,
-        commit.base_version,
-        len(commit.ids),
-        codec.encode_end(commit),
-        codec.encode(commit.hint) if commit.hint else b"",
-        history_ttl_s,
-        b"" if spoken_ids(answer) == list(commit.ids) else codec.pack_ids(commit.ids),
-        commit.turn,
-        TURN_MEMBER + part,
-        answer.id if answer else "",
-        codec.pack_logprobs(commit.logprobs),
-        *item_args(commit.items),
-    ]
-    return names, args
 
 
 async def looking(attempt: Callable[[str], Awaitable[Any]]) -> Any:
@@ -82,42 +42,17 @@ async def looking(attempt: Callable[[str], Awaitable[Any]]) -> Any:
 
 async def begin(redis: Redis, begin: Begin, *, history_ttl_s: int) -> Reply:
     """Run BEGIN."""
-    keys, part = Keys.of_turn(begin.tenant, begin.turn)
 
     def attempt(seen: str) -> Awaitable[Any]:
-        seen_part = ids.response_parts(seen or begin.turn)[1]
-        args = _begin_args(begin, part, seen, history_ttl_s)
-        return turns.BEGIN.run(redis, _begin_keys(begin, keys, part, seen_part), args)
+        return turns.BEGIN.run(redis, *begin_call(begin, seen, history_ttl_s=history_ttl_s))
 
     return codec.decode_reply(await looking(attempt))
-
-
-def _begin_keys(begin: Begin, keys: Keys, part: str, seen_part: str) -> list[str]:
-    line, items = keys.line(begin.line), keys.items(begin.line)
-    left = keys.items(begin.fork.line) if begin.fork else items
-    return [line, keys.turn(part), keys.index, keys.gone, items, keys.item, keys.turn(seen_part), left]
-
-
-def note_call(note: Note) -> Call:
-    """KEYS and ARGV of NOTE."""
-    keys, part = Keys.of_turn(note.tenant, note.turn)
-    names = [keys.turn(part), keys.journal(part), keys.gone]
-    segment = codec.pack_ids(note.ids)
-    lease_ms, spare_ms, logprobs = _ms(note.lease_s), _ms(JOURNAL_SPARE_S), codec.pack_logprobs(note.logprobs)
-    member = TURN_MEMBER + part
-    return names, [note.owner, note.start, segment, lease_ms, member, spare_ms, logprobs, note.moves]
-
-
-def tail_call(tail: Tail) -> Call:
-    """KEYS and ARGV of TAIL."""
-    keys, part = Keys.of_turn(tail.tenant, tail.turn)
-    return [keys.turn(part), keys.journal(part)], [tail.after, _ms(tail.watch_s)]
 
 
 async def claim(redis: Redis, keys: Keys, part: str, *, owner: str, lease_s: float) -> Reply:
     """Run CLAIM on the line that the turn stands on, which never changes."""
     names = [keys.turn(part), keys.line(await _line_of(redis, keys, part)), keys.gone]
-    args: list[Arg] = [owner, _ms(lease_s), TURN_MEMBER + part, MAX_TRIES]
+    args: list[Arg] = [owner, ms(lease_s), TURN_MEMBER + part, MAX_TRIES]
     return codec.decode_reply(await turns.CLAIM.run(redis, names, args))
 
 
@@ -126,7 +61,7 @@ async def cancel(redis: Redis, keys: Keys, part: str, turn: str, *, history_ttl_
     name = await _line_of(redis, keys, part)
     args: list[Arg] = [turn, history_ttl_s, codec.encode(codec.End(finish=FinishReason.ABORTED))]
     names = [keys.turn(part), keys.line(name), keys.items(name)]
-    state: bytes | None = await turns.CANCEL.run(redis, names, args)
+    state: bytes | None = await visits.CANCEL.run(redis, names, args)
     return state
 
 
@@ -146,7 +81,7 @@ async def erase_turn(redis: Redis, keys: Keys, part: str, turn: str) -> bool:
     names = [keys.gone, keys.turn(part), keys.journal(part), keys.line(name), keys.items(name), keys.item, keys.index]
     names += [keys.line(), keys.items()]
     args: list[Arg] = [GONE_TTL_S, secrets.token_hex(8), TURN_MEMBER + part, turn]
-    outcome = await turns.ERASE_TURN.run(redis, names, args)
+    outcome = await visits.ERASE_TURN.run(redis, names, args)
     if outcome == _LAST_TURN:
         await erase(redis, keys)
     return bool(outcome)
@@ -222,40 +157,3 @@ def _keys_of(keys: Keys, member: str) -> list[str]:
     if kind == "turn":
         return [keys.turn(name), keys.journal(name)]
     return [keys.line(name), keys.items(name)] if name != MAIN_LINE else []
-
-
-def _begin_args(begin: Begin, part: str, seen: str, history_ttl_s: int) -> list[Arg]:
-    return [
-        begin.turn,
-        seen,
-        begin.owner,
-        begin.base_version,
-        _ms(begin.lease_s),
-        _ms(begin.deadline_s),
-        codec.encode(msgspec.structs.replace(begin.request, input=[])),
-        int(begin.new_line),
-        history_ttl_s,
-        _ms(TURN_SPARE_S),
-        codec.encode({}),
-        _LINE_MEMBER + begin.line,
-        TURN_MEMBER + part,
-        begin.state.value,
-        begin.line,
-        codec.encode(begin.request.input),
-        begin.fork.last if begin.fork else "",
-        _own(begin.ttl_s),
-    ]
-
-
-def item_args(items: Sequence[Item]) -> list[Arg]:
-    """Ids and blobs by turns."""
-    return [arg for item in items for arg in (item.id, codec.encode(item))]
-
-
-def _own(ttl_s: int | None) -> Arg:
-    """A line's own history ttl; '' where it has none."""
-    return "" if ttl_s is None else ttl_s
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

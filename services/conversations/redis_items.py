@@ -12,7 +12,8 @@ from cluster.errors import ConversationBusyError, ConversationFullError, NotFoun
 from services.conversations import codec, ids
 from services.conversations.keys import GONE_TTL_S, Keys
 from services.conversations.records import Item
-from services.conversations.redis_calls import item_args, looking
+from services.conversations.redis_args import item_args
+from services.conversations.redis_calls import looking
 from services.conversations.scripts import Arg, Script, items
 
 

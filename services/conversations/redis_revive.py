@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from services.conversations import codec
 from services.conversations.keys import MAIN_LINE, TURN_SPARE_S, Keys
-from services.conversations.redis_calls import TURN_MEMBER
+from services.conversations.redis_args import TURN_MEMBER
 from services.conversations.scripts import Arg
 from services.conversations.scripts.revive import REVIVE
 from services.conversations.store import Reply

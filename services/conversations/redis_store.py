@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from redis.asyncio import Redis
 
 from cluster.errors import NotFoundError
-from services.conversations import codec, ids, redis_calls, redis_items, redis_revive
+from services.conversations import codec, ids, redis_args, redis_calls, redis_items, redis_revive
 from services.conversations.checks import check_begin, check_commit
 from services.conversations.item_store import ItemPage
 from services.conversations.items import name_items
@@ -27,7 +27,7 @@ from services.conversations.records import Conversation, Item, Line, TurnRecord,
 from services.conversations.redis_items import brought
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_spread import run_spread
-from services.conversations.scripts import Arg, items, lines, turns
+from services.conversations.scripts import Arg, items, lines, turns, visits
 from services.conversations.scripts.reservations import RESERVE
 from services.conversations.store import WHOLE, Begin, Commit, Note, Part, Reply, Reservation, Tail, Tailed, Verdict
 
@@ -55,7 +55,7 @@ class RedisConversationStore:
         """Make a conversation; item ids are assigned here when empty."""
         name = ids.new_conversation()
         keys = Keys.of_conversation(tenant, name)
-        args = redis_calls.create_args(metadata, name_items(items, name), self._history_ttl_s, ttl_s)
+        args = redis_args.create_args(metadata, name_items(items, name), self._history_ttl_s, ttl_s)
         names = [keys.line(), keys.items(), keys.item, keys.index]
         created = await self._link.call(lambda redis: lines.CREATE.run(redis, names, args))
         return Conversation(id=name, created_at=created, metadata=dict(metadata))
@@ -176,21 +176,21 @@ class RedisConversationStore:
         """Give a turn up for others to claim at once; ``is_queued``: from the queue. OK, LOST, ABSENT or GONE."""
         keys, part = Keys.of_turn(tenant, turn)
         state = TurnState.QUEUED if is_queued else TurnState.RUNNING
-        names, args = redis_calls.release_call(keys, part, owner, state)
+        names, args = redis_args.release_call(keys, part, owner, state)
         return codec.decode_reply(await self._link.call(lambda redis: turns.RELEASE.run(redis, names, args)))
 
     async def note(self, notes: Sequence[Note]) -> list[Reply]:
         """Write many turns' journals in one round trip; one reply each: OK, GAP, LOST, ABSENT, GONE or AWAY."""
         if not notes:
             return []
-        calls = [redis_calls.note_call(note) for note in notes]
+        calls = [redis_args.note_call(note) for note in notes]
         replies = await run_spread(self._link, turns.NOTE, calls)
         return [codec.decode_reply(reply) if reply is not None else Reply(Verdict.AWAY) for reply in replies]
 
     async def commit(self, commit: Commit) -> Reply:
         """OK (``value`` version), DONE, LOST, ABSENT or GONE."""
         check_commit(commit)
-        names, args = redis_calls.commit_call(commit, history_ttl_s=self._history_ttl_s)
+        names, args = redis_args.commit_call(commit, history_ttl_s=self._history_ttl_s)
         return codec.decode_reply(await self._link.call(lambda redis: turns.COMMIT.run(redis, names, args)))
 
     async def cancel(self, tenant: str, turn: str) -> TurnState:
@@ -234,8 +234,8 @@ class RedisConversationStore:
         """Look at many turns in one round trip."""
         if not tails:
             return []
-        calls = [redis_calls.tail_call(tail) for tail in tails]
-        replies = await run_spread(self._link, turns.TAIL, calls)
+        calls = [redis_args.tail_call(tail) for tail in tails]
+        replies = await run_spread(self._link, visits.TAIL, calls)
         return [
             codec.decode_tailed(reply, tail.after) if reply is not None else Tailed(None, is_away=True)
             for tail, reply in zip(tails, replies, strict=True)

@@ -16,13 +16,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from services.conversations import ids, redis_calls
+from services.conversations import ids, redis_args
 from services.conversations.keys import Keys
 from services.conversations.records import Item
-from services.conversations.redis_calls import Call
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
-from services.conversations.scripts import Script, lines, run_many, turns
+from services.conversations.scripts import Call, Script, lines, run_many, turns, visits
 from services.conversations.store import Tail
 from tests.support.turns import TENANT, a_begin, a_commit, a_note
 from tests.support.valkey import VALKEY, running_valkey
@@ -89,13 +88,13 @@ def _plan(names: list[str]) -> Plan:
     spoken = list(range(20))
     return {
         "load": (lines.LOAD, [_load(name) for name in names]),
-        "begin": (turns.BEGIN, [_begin(name) for name in names]),
-        "note of 20 ids": (turns.NOTE, [redis_calls.note_call(a_note(name, 0, spoken)) for name in names]),
-        "note of none": (turns.NOTE, [redis_calls.note_call(a_note(name, 20, [])) for name in names]),
-        "tail of 20 ids": (turns.TAIL, [redis_calls.tail_call(Tail(TENANT, name, 0, 5.0)) for name in names]),
+        "begin": (turns.BEGIN, [redis_args.begin_call(a_begin(name), "", history_ttl_s=TTL_S) for name in names]),
+        "note of 20 ids": (turns.NOTE, [redis_args.note_call(a_note(name, 0, spoken)) for name in names]),
+        "note of none": (turns.NOTE, [redis_args.note_call(a_note(name, 20, [])) for name in names]),
+        "tail of 20 ids": (visits.TAIL, [redis_args.tail_call(Tail(TENANT, name, 0, 5.0)) for name in names]),
         "commit": (
             turns.COMMIT,
-            [redis_calls.commit_call(a_commit(name), history_ttl_s=TTL_S) for name in names],
+            [redis_args.commit_call(a_commit(name), history_ttl_s=TTL_S) for name in names],
         ),
     }
 
@@ -104,12 +103,6 @@ def _load(turn: str) -> Call:
     """A whole line: none of its items is left out."""
     keys, _ = Keys.of_turn(TENANT, turn)
     return [keys.line(), keys.items(), keys.item], [0, 0, ""]
-
-
-def _begin(turn: str) -> Call:
-    keys, part = Keys.of_turn(TENANT, turn)
-    begin = a_begin(turn)
-    return redis_calls._begin_keys(begin, keys, part, part), redis_calls._begin_args(begin, part, "", TTL_S)
 
 
 async def _ping_piped(redis: Redis) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.conversations import redis_calls
+from services.conversations import redis_args
 from services.conversations.keys import Keys
 from services.conversations.memory_store import MemoryConversationStore
 from services.conversations.records import Item, Line, TurnRecord, TurnState
@@ -49,7 +49,7 @@ class Pair:
         first = Item(id="msg_first", role="user", text="一", created_at=1)
         made = await self._memory.create(TENANT, metadata={}, items=[first])
         keys = Keys.of_conversation(TENANT, made.id)
-        names, args = [keys.line(), keys.items(), keys.item, keys.index], redis_calls.create_args({}, [first], DAY_S)
+        names, args = [keys.line(), keys.items(), keys.item, keys.index], redis_args.create_args({}, [first], DAY_S)
         await self._link.call(lambda redis: lines.CREATE.run(redis, names, args))
         self._scene = Scene(made.id)
 
