@@ -141,15 +141,17 @@ class PreviousResponseError(CallerError):
     """There is no such earlier answer to go on from."""
 
     code = "previous_response_not_found"
+    _said = "No response {!r} was found to go on from."
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"No response {name!r} was found to go on from.")
+        super().__init__(self._said.format(name))
 
 
 class PreviousResponseDeletedError(PreviousResponseError):
     """The earlier answer has been erased."""
 
     code = "previous_response_deleted"
+    _said = "The response {!r} was deleted; go on from an earlier one."
 
 
 class IdempotencyMismatchError(CallerError):

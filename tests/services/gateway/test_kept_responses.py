@@ -256,6 +256,7 @@ async def test_deleting(ai: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         await ai.responses.create(model=MODEL, input="Hi", previous_response_id=response.id)
     assert caught.value.code == "previous_response_deleted"
+    assert "was deleted" in caught.value.message
     with pytest.raises(openai.NotFoundError) as caught:
         await ai.responses.create(model=MODEL, input="Hi", previous_response_id=UNKNOWN)
     assert (caught.value.code, caught.value.param) == ("previous_response_not_found", "previous_response_id")
