@@ -5,7 +5,8 @@
 All ways take turns in one run, in one process, with a Valkey server on a unix socket. A round of one way is ``streams``
 turns at once, each of ``tokens`` ids. The engine is either a real one in a thread of this process, or the scripted
 backend, which costs next to nothing, so that the share of the rest is as large as it can be. Told are tokens a second,
-and the computing time of a token: of this process with its engine, and of the server. Ratios are of medians.
+and the computing time of a token: of this process with its engine, and of the server. The ways take turns in both orders
+(whichever comes last finds the engine's cache fullest), and a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -153,8 +154,8 @@ async def measure(
     for service in (kept, unkept):
         await service.start()
     for round_ in range(options.rounds + 1):
-        for way, turn in ways.items():
-            reading = await read(turn, server, options)
+        for way in sorted(ways, reverse=round_ % 2 == 1):  # none always comes first
+            reading = await read(ways[way], server, options)
             readings[way] += [reading] if round_ else []
     for service in (kept, unkept):
         await service.stop()
@@ -180,12 +181,12 @@ async def drain(turn: Turn) -> None:
 
 def tell(name: str, readings: dict[str, list[Reading]]) -> None:
     """One line for each way."""
-    base = statistics.median(reading.rate for reading in readings[UNKEPT])
     for way, taken in readings.items():
         rate = statistics.median(reading.rate for reading in taken)
         here = statistics.median(reading.here_us for reading in taken)
         server = statistics.mean(reading.server_us for reading in taken)  # the kernel counts in hundredths of a second
-        share = "" if way == "stateless" else f"{rate / base:.2f}"
+        shares = [one.rate / other.rate for one, other in zip(taken, readings[UNKEPT], strict=True)]
+        share = "" if way == "stateless" else f"{statistics.median(shares):.2f}"
         print(f"| {name} | {way} | {rate:,.0f} | {share} | {here:.1f} | {server:.1f} |", flush=True)  # noqa: T201
 
 
