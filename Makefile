@@ -51,9 +51,9 @@ unit: $(VENV)/.installed-dev ## everything without Ray
 cluster-tests: $(VENV)/.installed-dev ## real Ray processes
 	$(BIN)/pytest -q -m "cluster and not heavy" -p no:randomly
 
-# side by side, as clusters mostly wait; the rest makes way for them
+# side by side, as clusters mostly wait; the rest makes way for them, but not so far that its stores seem to be away
 test: lint types imports ## everything a change must pass (at most 10 minutes on 2 cores)
-	@$(MAKE) -j2 NICE="nice -n 10" unit cluster-tests
+	@$(MAKE) -j2 NICE="nice -n 5" unit cluster-tests
 
 test-heavy: $(VENV)/.installed-dev ## the long runs (at most 60 minutes)
 	$(BIN)/pytest -q -m heavy -p no:randomly

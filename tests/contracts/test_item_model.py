@@ -146,4 +146,5 @@ async def test_items_and_turns_in_any_order(plain_valkey, calls, loses_replies):
         for call in calls:
             await trio.send(call)
     finally:
+        plain_valkey.flush()
         await redis_store.close()

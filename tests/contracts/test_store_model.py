@@ -106,4 +106,5 @@ async def test_both_stores_answer_every_sequence_alike(plain_valkey, is_conversa
             await pair.send(draw)
         await pair.compare()
     finally:
+        plain_valkey.flush()
         await link.close()

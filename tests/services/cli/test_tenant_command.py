@@ -132,7 +132,8 @@ def test_a_share_that_was_spoilt_by_hand_says_how_to_repair_it(run: Run, server:
         client.hset(TENANTS, "acme:weight", "heavy")
     status, told = run("tenant", "list")
     assert (status, "`chatglm-cluster tenant set acme --weight default`" in told) == (2, True)
-    assert run("tenant", "set", "acme", "--weight", "default")[0] == 0
+    repaired = run("tenant", "set", "acme", "--weight", "default")
+    assert repaired == (0, f"Tenant acme: weight 1, priority 0, {LIMITS}, keys that work: 1.")
     assert found_with(server, key) == Share()
 
 
