@@ -26,14 +26,16 @@ X, Y = (Label(tenant="a", pin_key=pin_key) for pin_key in "xy")
 
 
 class GatedRunner(FakeRunner):
-    """Computes while the gate is open."""
+    """Computes while the gate is open; ``waits`` at a closed one."""
 
     def __init__(self) -> None:
         super().__init__(num_pages=64, page_size=CONFIG.page_size)
         self.gate = threading.Event()
         self.gate.set()
+        self.waits = False
 
     def run(self, plan: StepPlan) -> StepResult:
+        self.waits = not self.gate.is_set()
         self.gate.wait()
         return super().run(plan)
 
@@ -41,8 +43,11 @@ class GatedRunner(FakeRunner):
 class Pair:
     """A replica, and the owner of its turns."""
 
-    def __init__(self, turns: ReplicaTurns, engine: ThreadedEngine, listener: ChannelListener, port: int) -> None:
-        self.gate = threading.Event()
+    def __init__(
+        self, runner: GatedRunner, turns: ReplicaTurns, engine: ThreadedEngine, listener: ChannelListener, port: int
+    ) -> None:
+        self.runner = runner
+        self.gate = runner.gate
         self.turns = turns
         self.engine = engine
         self.listener = listener
@@ -66,9 +71,8 @@ async def pair() -> AsyncIterator[Pair]:
     listener = ChannelListener(name="owner", secret=SECRET, on_silent=lambda _: None)
     port = await listener.start("127.0.0.1")
     await turns.start()
-    pair = Pair(turns, engine, listener, port)
-    pair.gate = runner.gate
-    yield pair
+    yield Pair(runner, turns, engine, listener, port)
+    runner.gate.set()
     await turns.stop()
     await listener.stop()
 
@@ -189,6 +193,7 @@ async def test_who_asks_a_hanging_engine_to_forget_does_not_wait_for_ever(
     pair.gate.clear()
     call = pair.generate(make_request(1, [1] * 9, pin_key="x"))
     assert isinstance(await mailbox.get(), Served)
+    await until(lambda: pair.runner.waits)  # a step that has not begun would forget before it
     with pytest.raises(TimeoutError):
         await pair.turns.forget([X])
     pair.gate.set()
