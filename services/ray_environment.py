@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.channel.connection import SECRET_VARIABLE
 from cluster.errors import ConfigurationError
+from services.ports import unused_port
 from services.processes import MARK
 from services.state import Run
 
@@ -68,9 +68,9 @@ def shared_variables() -> dict[str, str]:
 def of_one_machine(folder: Path) -> dict[str, str]:
     """Ports of Serve's proxies, and HAProxy's files; the defaults collide between two clusters on one machine."""
     return {
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),  # shared, it would answer for the other cluster
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(unused_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(unused_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(unused_port()),  # shared, it would answer for the other cluster
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
@@ -79,10 +79,3 @@ def of_one_machine(folder: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),  # made by importing torch; nothing of ours is compiled by it
         "SPT_NOENV": "1",  # else Ray's workers write their titles over the mark
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
+from services.ports import unused_port
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now, nor before the program does."""
+    return unused_port()
