@@ -26,10 +26,10 @@ import msgspec
 import psutil
 
 from cluster.demo import CHECKPOINT
+from services.ports import unused_port
 from tests.fakes.paced_engine import LOG_VARIABLE, STEPS_PER_S, Record, Sent
 from tests.support.bare_server import neutral
 from tests.support.cluster import MODEL, ClusterProcess
-from tests.support.ports import free_port
 from tests.support.sse_load import Load, Streams, text_of
 from tests.support.waiting import wait_until
 
@@ -155,7 +155,7 @@ def _shape(server: Server, tokens: int, folder: Path) -> bytes:
 def _bare(folder: Path, shape: bytes) -> Iterator[Server]:
     (folder / "shape").write_bytes(shape)
     os.environ[LOG_VARIABLE] = str(folder / "bare.log")
-    port = free_port()
+    port = unused_port()
     arguments = ["--model", str(CHECKPOINT), "--shape", str(folder / "shape"), "--port", str(port)]
     process = subprocess.Popen([sys.executable, "-m", "tests.support.bare_server", *arguments])
     try:

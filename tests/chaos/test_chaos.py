@@ -18,6 +18,7 @@ import httpx
 import msgspec
 import pytest
 
+from services.ports import unused_port
 from tests.chaos.checker import check
 from tests.chaos.connection import Caller
 from tests.chaos.havoc import KINDS, Havoc, Times
@@ -27,7 +28,6 @@ from tests.chaos.talker import Talker
 from tests.chaos.tally import tally
 from tests.support.cluster import MODEL, ClusterProcess
 from tests.support.paced_command import APPLICATION_VARIABLE
-from tests.support.ports import free_port
 from tests.support.proxy import TcpProxy, proxy_to
 from tests.support.valkey import KEEPS_DATA, ValkeyServer, running_valkey
 
@@ -60,7 +60,7 @@ async def play(folder: Path, *, decks: int, times: Times) -> None:
     """Start a cluster, let clients talk while it is harmed, and judge what they saw."""
     seed = a_seed()
     sys.stdout.write(f"\n  seed {seed}, logs in {folder}")
-    with running_valkey(port=free_port(), options=KEEPS_DATA) as server:
+    with running_valkey(port=unused_port(), options=KEEPS_DATA) as server:
         async with proxy_to(server.port) as store:
             cluster = TalkingCluster(folder / "state", f"redis://127.0.0.1:{store.port}")
             try:

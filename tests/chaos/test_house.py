@@ -18,6 +18,7 @@ from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Commit, ConversationStore, Reply, Verdict
 from services.gateway.rendering.responses import ResponseRendering
 from services.gateway.schemas.response import StreamEvent
+from services.ports import unused_port
 from services.turns import owner
 from services.turns.events import EventKind, StoredTurn, TurnEvent
 from services.turns.journal import Ticket
@@ -25,7 +26,6 @@ from services.turns.naming import name_turn
 from services.turns.reading import Reading
 from tests.chaos.house import House, a_house
 from tests.chaos.talker import KINDS
-from tests.support.ports import free_port
 from tests.support.proxy import Flow
 from tests.support.valkey import running_valkey
 
@@ -40,7 +40,7 @@ DROPPING = {"stream dropped": 1}
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     """On a server of its own."""
-    with running_valkey(port=free_port()) as server:
+    with running_valkey(port=unused_port()) as server:
         async with a_house(server, tmp_path) as house:
             yield house
 

@@ -19,8 +19,8 @@ from services.conversations.redis_checks import check_store
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
 from services.conversations.store import Tail, Verdict
+from services.ports import unused_port
 from services.tenants.redis_keys import RedisKeyStore
-from tests.support.ports import free_port
 from tests.support.sentinel import running_sentinel
 from tests.support.store_cluster import running_cluster
 from tests.support.turns import TENANT, a_begin, a_commit, a_note, journal_of
@@ -219,7 +219,7 @@ async def noted(store, turns):
 
 async def test_a_cluster_that_comes_back_at_other_addresses_is_found_by_its_url():
     """As when all its machines were replaced behind a name: the addresses it once told lead nowhere."""
-    later = free_port()
+    later = unused_port()
     with running_cluster() as cluster:
         store = RedisConversationStore(f"{cluster.user_url},127.0.0.1:{later}")
         await store.create(TENANT, metadata={})

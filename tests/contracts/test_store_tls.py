@@ -10,7 +10,7 @@ from cluster.errors import ConfigurationError, StoreUnavailableError
 from services.conversations.redis_checks import check_store
 from services.conversations.redis_link import RedisLink
 from services.conversations.redis_store import RedisConversationStore
-from tests.support.ports import free_port
+from services.ports import unused_port
 from tests.support.sentinel import running_sentinel
 from tests.support.store_cluster import running_cluster
 from tests.support.turns import TENANT
@@ -53,7 +53,7 @@ def files(authority):
 @pytest.fixture(scope="module")
 def place(options):
     """Where a server listens for TLS and for nothing else."""
-    port = free_port()
+    port = unused_port()
     with running_valkey(binary=REDIS, options={"port": 0, "tls-port": port, **options}):
         yield f"rediss://chatglm:p%2Fw%401@127.0.0.1:{port}"
 
@@ -91,7 +91,7 @@ async def test_the_reason_is_told_at_the_start(place, files):
 async def test_a_certificate_for_another_place_counts_only_where_that_is_wanted(authority, files, options):
     """A name is checked unless the operator says otherwise."""
     certificate, key = authority.issue("elsewhere", host="127.0.0.9")
-    port = free_port()
+    port = unused_port()
     wrong = {"port": 0, "tls-port": port, **options, "tls-cert-file": certificate, "tls-key-file": key}
     with running_valkey(binary=REDIS, options=wrong):
         url = f"rediss://127.0.0.1:{port}?{urlencode(files)}"

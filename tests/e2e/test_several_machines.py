@@ -12,8 +12,8 @@ import httpx
 import pytest
 from openai import APIError, OpenAI
 
+from services.ports import unused_port
 from tests.support.cluster import MODEL, ClusterProcess
-from tests.support.ports import free_port
 from tests.support.ray_nodes import RayNodes, running_nodes
 from tests.support.valkey import running_valkey
 from tests.support.waiting import wait_until
@@ -35,7 +35,7 @@ STREAMS = 8
 @pytest.fixture
 def redis_url() -> Iterator[str]:
     """A store that every node reaches."""
-    port = free_port()
+    port = unused_port()
     with running_valkey(port=port):
         yield f"redis://127.0.0.1:{port}/0"
 

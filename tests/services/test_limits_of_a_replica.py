@@ -15,10 +15,10 @@ from cluster.demo import CHECKPOINT
 from cluster.replica.config import ReplicaConfig
 from cluster.replica.engine import _engine_config
 from services.args import AppArgs
+from services.ports import unused_port
 from services.preparation import prepare
 from services.settings import read_settings
 from services.state import StateFolder
-from tests.support.ports import free_port
 
 LIMITS = {
     "max_num_seqs": 17,
@@ -35,7 +35,7 @@ def args(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AppArgs:
     """The application's arguments, with every limit given as a variable of the environment."""
     for name, value in LIMITS.items():
         monkeypatch.setenv(f"CHATGLM_{name.upper()}", str(value))
-    return prepare(read_settings(port=free_port(), state_dir=tmp_path, device="cpu"), StateFolder(tmp_path), print)
+    return prepare(read_settings(port=unused_port(), state_dir=tmp_path, device="cpu"), StateFolder(tmp_path), print)
 
 
 COMPOSED = """

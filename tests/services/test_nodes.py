@@ -10,7 +10,7 @@ import pytest
 from cluster.demo import CHECKPOINT
 from cluster.errors import ConfigurationError
 from services.nodes import NodeReport, answers, digests, inspect_node, require
-from tests.support.ports import free_port
+from services.ports import unused_port
 
 SALT = b"salt"
 
@@ -49,4 +49,4 @@ def test_a_cluster_that_is_gone_is_known_at_once() -> None:
     """Without asking Ray, which would try for a minute."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert answers(f"127.0.0.1:{server.getsockname()[1]}")
-    assert not answers(f"127.0.0.1:{free_port()}")
+    assert not answers(f"127.0.0.1:{unused_port()}")

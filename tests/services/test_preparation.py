@@ -11,11 +11,11 @@ import pytest
 
 from cluster.demo import CHECKPOINT
 from cluster.errors import CheckpointError, ConfigurationError
+from services.ports import unused_port
 from services.preparation import _engine_process, _is_native, check_port, default_threads, prepare
 from services.settings import RANDOM, read_settings
 from services.state import StateFolder
 from tests.support.native import require_native
-from tests.support.ports import free_port
 from tests.support.valkey import running_valkey
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
@@ -36,10 +36,12 @@ def test_threads_that_wait_for_nobody_share_all_cores(cores: int, replicas: int,
 
 def test_without_a_model_the_demo_model_of_the_package_is_served(tmp_path: Path) -> None:
     """Under its own name, which the operator may change; nothing is written."""
-    args = prepare(read_settings(port=free_port(), state_dir=tmp_path, device="cpu"), StateFolder(tmp_path), print)
+    args = prepare(read_settings(port=unused_port(), state_dir=tmp_path, device="cpu"), StateFolder(tmp_path), print)
     assert (args.model_path, args.model_name) == (str(CHECKPOINT), "chatglm3-demo")
     assert not args.deterministic
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model_name="ours", deterministic=True)
+    settings = read_settings(
+        port=unused_port(), state_dir=tmp_path, device="cpu", model_name="ours", deterministic=True
+    )
     other = prepare(settings, StateFolder(tmp_path), print)
     assert (other.model_name, other.deterministic) == ("ours", True)
     assert list(tmp_path.iterdir()) == []
@@ -48,7 +50,7 @@ def test_without_a_model_the_demo_model_of_the_package_is_served(tmp_path: Path)
 def test_a_random_model_is_made_once_and_said_to_be_random(tmp_path: Path) -> None:
     """The second start finds the first one's checkpoint."""
     said: list[str] = []
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model=RANDOM)
+    settings = read_settings(port=unused_port(), state_dir=tmp_path, device="cpu", model=RANDOM)
     first = prepare(settings, StateFolder(tmp_path), said.append)
     written = Path(first.model_path, "model.safetensors").stat().st_mtime_ns
     assert prepare(settings, StateFolder(tmp_path), said.append) == first
@@ -59,7 +61,7 @@ def test_a_random_model_is_made_once_and_said_to_be_random(tmp_path: Path) -> No
 
 def test_what_is_applied_to_the_weights_travels_on(tmp_path: Path) -> None:
     """As numbers and absolute paths."""
-    options = {"port": free_port(), "state_dir": tmp_path, "device": "cpu", "model": TINY}
+    options = {"port": unused_port(), "state_dir": tmp_path, "device": "cpu", "model": TINY}
     plain = prepare(read_settings(**options), StateFolder(tmp_path), print)
     assert (plain.quantize, plain.lora, plain.prefix) == (0, "", "")
     args = prepare(read_settings(**options, quantize=8, lora=LORA), StateFolder(tmp_path), print)
@@ -68,10 +70,10 @@ def test_what_is_applied_to_the_weights_travels_on(tmp_path: Path) -> None:
 
 def test_an_adapter_that_does_not_fit_is_refused_before_anything_starts(tmp_path: Path) -> None:
     """The demo model has other shapes."""
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", lora=LORA)
+    settings = read_settings(port=unused_port(), state_dir=tmp_path, device="cpu", lora=LORA)
     with pytest.raises(CheckpointError, match=r"lora_tiny: the adapter.s tensors"):
         prepare(settings, StateFolder(tmp_path), print)
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", prefix=tmp_path)
+    settings = read_settings(port=unused_port(), state_dir=tmp_path, device="cpu", prefix=tmp_path)
     with pytest.raises(CheckpointError, match="holds no weights"):
         prepare(settings, StateFolder(tmp_path), print)
 
@@ -83,7 +85,7 @@ def test_a_truncated_checkpoint_is_refused_by_file(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         prepare(
-            read_settings(port=free_port(), state_dir=tmp_path, device="cpu", model=made),
+            read_settings(port=unused_port(), state_dir=tmp_path, device="cpu", model=made),
             StateFolder(tmp_path),
             lambda _: None,
         )
@@ -91,7 +93,7 @@ def test_a_truncated_checkpoint_is_refused_by_file(tmp_path: Path) -> None:
 
 def test_a_pool_too_small_for_one_conversation_is_refused_with_the_size_that_would_do(tmp_path: Path) -> None:
     """Before anything is started."""
-    settings = read_settings(port=free_port(), state_dir=tmp_path, device="cpu", kv_cache_gib=0.001)
+    settings = read_settings(port=unused_port(), state_dir=tmp_path, device="cpu", kv_cache_gib=0.001)
     with pytest.raises(ConfigurationError, match="needs at least"):
         prepare(settings, StateFolder(tmp_path), lambda _: None)
 
@@ -107,7 +109,7 @@ def test_a_missing_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     with pytest.raises(ConfigurationError, match="--device cuda"):
         prepare(
-            read_settings(port=free_port(), state_dir=tmp_path, device="cuda", model=tmp_path),
+            read_settings(port=unused_port(), state_dir=tmp_path, device="cuda", model=tmp_path),
             StateFolder(tmp_path),
             lambda _: None,
         )
@@ -144,7 +146,7 @@ def test_a_store_is_looked_at_before_the_checkpoint(tmp_path: Path) -> None:
     """One that evicts is refused while nothing has been loaded; one that keeps nothing is warned of."""
     said: list[str] = []
     with running_valkey() as server:
-        options: dict[str, Any] = {"port": free_port(), "state_dir": tmp_path, "redis_url": server.url}
+        options: dict[str, Any] = {"port": unused_port(), "state_dir": tmp_path, "redis_url": server.url}
         with pytest.raises(CheckpointError):
             prepare(read_settings(**options, model=tmp_path), StateFolder(tmp_path), said.append)
         assert "WARNING: The store at" in said[0]

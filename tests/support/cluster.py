@@ -18,7 +18,7 @@ from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.demo import MODEL_NAME
-from tests.support.ports import free_port
+from services.ports import unused_port
 from tests.support.waiting import wait_until
 
 MODEL = MODEL_NAME  # what a cluster serves that was told nothing
@@ -33,7 +33,7 @@ class ClusterProcess:
 
     def __init__(self, state_dir: Path, *options: str) -> None:
         self.state_dir = state_dir
-        self.port = free_port()
+        self.port = unused_port()
         self.environment: dict[str, str] = {}
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None

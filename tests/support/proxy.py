@@ -8,7 +8,7 @@ import itertools
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from enum import StrEnum
 
-from tests.support.ports import free_port
+from services.ports import unused_port
 
 _CHUNK = 64 * 1024
 
@@ -31,7 +31,7 @@ class TcpProxy:
     """
 
     def __init__(self, targets: Sequence[int]) -> None:
-        self.port = free_port()
+        self.port = unused_port()
         self.targets = list(targets)
         self._next = itertools.count()
         self._flow = Flow.PASSES

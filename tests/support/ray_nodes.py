@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.ports import unused_port
 from services.processes import MARK, Process, end_marked, marked, send
 from services.ray_environment import complete, of_one_machine
-from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 RAY = Path(sys.executable).parent / "ray"
@@ -67,12 +67,12 @@ class RayNodes:
     """A head, and workers that have joined it."""
 
     def __init__(self, folder: Path) -> None:
-        workers_port = {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port())}  # one machine has each port once
+        workers_port = {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(unused_port())}  # one machine has each port once
         self.environment = complete() | of_one_machine(folder) | workers_port
         self._folder = folder
-        self._port = free_port()
+        self._port = unused_port()
         self.head = self._node(
-            "--head", "--port", str(self._port), "--include-dashboard", "false", "--ray-client-server-port", str(free_port()),
+            "--head", "--port", str(self._port), "--include-dashboard", "false", "--ray-client-server-port", str(unused_port()),
             "--temp-dir", str(folder),
         )  # fmt: skip
         self.workers: list[RayNode] = []
@@ -94,7 +94,7 @@ class RayNodes:
             node.stop()
 
     def _node(self, *arguments: str) -> RayNode:
-        ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+        ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(unused_port()) for name in ("METRICS", "STATS")}
         return RayNode(self._folder, self.environment | ports, *arguments)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from tests.support.ports import free_port
+from services.ports import unused_port
 from tests.support.valkey import PASSWORD, USER, VALKEY, ValkeyServer, running_valkey
 from tests.support.waiting import wait_until
 
@@ -55,7 +55,7 @@ def running_sentinel(binary: str = VALKEY, tls: Mapping[str, object] | None = No
 
 @contextmanager
 def _server(binary: str, tls: Mapping[str, object] | None) -> Iterator[ValkeyServer]:
-    port = free_port()
+    port = unused_port()
     options = {"bind": "127.0.0.1", "repl-diskless-sync-delay": 0, **_listening(port, tls)}
     with running_valkey(port=port, binary=binary, options=options) as server:
         yield server
@@ -68,7 +68,7 @@ def _listening(port: int, tls: Mapping[str, object] | None) -> dict[str, object]
 @contextmanager
 def _sentinel(binary: str, watched: int, tls: Mapping[str, object] | None) -> Iterator[int]:
     """A Sentinel's port. It writes what it learns into the file it was started with."""
-    port = free_port()
+    port = unused_port()
     lines = [
         *(f"{name} {value}" for name, value in _listening(port, tls).items()),
         "bind 127.0.0.1",

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from tests.support.ports import free_port
+from services.ports import unused_port
 from tests.support.valkey import VALKEY, Keyspace, ValkeyServer, running_valkey
 from tests.support.waiting import wait_until
 
@@ -59,7 +59,7 @@ def running_cluster(
         first_port: where the first node listens; 0: anywhere.
     """
     with ExitStack() as stack:
-        ports = [first_port or free_port(), *(free_port() for _ in range(PRIMARIES + replicas - 1))]
+        ports = [first_port or unused_port(), *(unused_port() for _ in range(PRIMARIES + replicas - 1))]
         nodes = [stack.enter_context(_node(binary, tls, port)) for port in ports]
         primaries, others = nodes[:PRIMARIES], nodes[PRIMARIES:]
         _meet(nodes)

