@@ -53,6 +53,18 @@ class Bench:
     async def read(self, response: str, cursor: Cursor | None = None) -> list[TurnEvent]:
         return (await collect(self.other.read(TENANT, response, cursor)))[1]
 
+    async def reader_of(self, response: str) -> asyncio.Task[list[TurnEvent]]:
+        """A reading of a turn that runs, once it looks."""
+        reading = asyncio.create_task(self.read(response))
+        await until(lambda: self.other._tails._watches)
+        return reading
+
+    async def only_turn(self) -> str:
+        """The turn that is under way, once it is at the backend."""
+        await until(lambda: self.kit.backend.requests)
+        (ref,) = self.kit.due.times
+        return ref.turn
+
 
 class AwayAtTimes(UnsteadyStore):
     """Away for readers too."""
@@ -91,10 +103,7 @@ async def test_a_live_reader_gets_the_owners_events(frame, options):
     async with Bench(frame) as bench:
         bench.kit.backend.gate.clear()
         telling = asyncio.create_task(bench.run(**options))
-        await until(lambda: bench.kit.backend.requests)
-        (ref,) = bench.kit.due.times
-        reading = asyncio.create_task(bench.read(ref.turn))
-        await until(lambda: bench.other._tails._watches)
+        reading = await bench.reader_of(await bench.only_turn())
         bench.kit.backend.gate.set()
         (_, events), seen = await asyncio.gather(telling, reading)
         assert told(seen) == told(events)
@@ -189,8 +198,7 @@ async def test_a_turn_erased_while_it_is_read_ends_the_stream():
         bench.kit.backend.gate.clear()
         running = bench.owner.respond(bench.turn())
         response = (await anext(running)).response_id
-        reading = asyncio.create_task(bench.read(response))
-        await until(lambda: bench.other._tails._watches)
+        reading = await bench.reader_of(response)
         await bench.kit.store.delete_turn(TENANT, response)
         last = (await reading)[-1]
         assert (last.kind, last.result.error_code) == (EventKind.BROKEN, "not_found")
@@ -202,10 +210,7 @@ async def test_a_store_away_for_a_moment_is_only_a_pause():
     async with Bench() as bench:
         bench.kit.backend.gate.clear()
         telling = asyncio.create_task(bench.run())
-        await until(lambda: bench.kit.backend.requests)
-        (ref,) = bench.kit.due.times
-        reading = asyncio.create_task(bench.read(ref.turn))
-        await until(lambda: bench.other._tails._watches)
+        reading = await bench.reader_of(await bench.only_turn())
         bench.kit.store.is_away = True
         bench.kit.backend.gate.set()
         await asyncio.sleep(0.01)
@@ -220,8 +225,7 @@ async def test_a_store_that_stays_away_ends_the_stream():
         bench.kit.backend.gate.clear()
         running = bench.owner.respond(bench.turn())
         response = (await anext(running)).response_id
-        reading = asyncio.create_task(bench.read(response))
-        await until(lambda: bench.other._tails._watches)
+        reading = await bench.reader_of(response)
         bench.kit.store.is_away = True
         last = (await reading)[-1]
         assert (last.kind, last.result.error_code) == (EventKind.BROKEN, "history_unavailable")
@@ -279,8 +283,7 @@ async def test_a_waiting_turn_that_is_cancelled_ends_for_its_reader():
     """Without a word of answer."""
     async with Bench() as bench:
         response = await bench.owner.enqueue(replace(bench.turn(), is_background=True))
-        reading = asyncio.create_task(bench.read(response))
-        await until(lambda: bench.other._tails._watches)
+        reading = await bench.reader_of(response)
         record = await bench.owner.cancel(TENANT, response)
         seen = await reading
         assert (record.state, seen[-1].kind, deltas(seen)) == (TurnState.CANCELLED, EventKind.CANCELLED, "")
